@@ -1,0 +1,220 @@
+"""Array families: where an array lives, and results like what came in.
+
+A family is recognised from the object itself. Nothing is imported to look: an array of CuPy or
+PyTorch can only come from a caller who has imported it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import numpy as np
+
+
+def require_cuda() -> None:
+    """Raise where the package that runs kernels on a device is missing."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        raise ModuleNotFoundError(
+            "arrays on a CUDA device need the numba-cuda package: "
+            'pip install "numba_roialign[cuda12]" or "numba_roialign[cuda13]", '
+            "whichever matches your CUDA driver"
+        )
+
+
+class NumPy:
+    """NumPy arrays, and what converts to them: the CPU's family."""
+
+    target = "cpu"
+
+    @staticmethod
+    def owns(x) -> bool:
+        protocols = ("__array__", "__array_interface__", "__dlpack__")
+        return isinstance(x, np.ndarray) or any(hasattr(x, p) for p in protocols)
+
+    @staticmethod
+    def device(x) -> int | None:
+        """Return the number of the device, or None where it has none or does not say."""
+        return None
+
+    @staticmethod
+    def dtype(x) -> str:
+        return np.dtype(x.dtype).name
+
+    @staticmethod
+    def adopt(x):
+        """Return the array an object offers through a protocol, without a copy; or itself."""
+        if isinstance(x, np.ndarray):
+            return x
+        if hasattr(x, "__array__") or hasattr(x, "__array_interface__"):
+            return np.asarray(x)
+        return np.from_dlpack(x)
+
+    @staticmethod
+    def array(x):
+        """Return an array as its target reads it."""
+        return x
+
+    @staticmethod
+    def empty(shape, like):
+        return np.empty(shape, like.dtype)
+
+    @staticmethod
+    def stream(x) -> int | None:
+        """Return the handle of the stream to run on, or None for the target's default."""
+        return None
+
+
+def _torch(x):
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and isinstance(x, torch.Tensor) else None
+
+
+class TorchCPU(NumPy):
+    """PyTorch tensors in the CPU's memory, which NumPy reads and writes in place."""
+
+    @staticmethod
+    def owns(x) -> bool:
+        return _torch(x) is not None and x.device.type == "cpu"
+
+    @staticmethod
+    def adopt(x):
+        return x
+
+    @staticmethod
+    def dtype(x) -> str:
+        return str(x.dtype).removeprefix("torch.")
+
+    @staticmethod
+    def array(x) -> np.ndarray:
+        torch = sys.modules["torch"]
+        if x.dtype == torch.bfloat16:  # NumPy has no such type of its own
+            return x.view(torch.int16).numpy()
+        return x.numpy()
+
+    @staticmethod
+    def empty(shape, like):
+        return like.new_empty(shape)
+
+
+class NumbaCUDA:
+    """Numba device arrays, and whatever else has the CUDA array interface."""
+
+    target = "cuda"
+
+    @staticmethod
+    def owns(x) -> bool:
+        # The simulator's arrays have no interface but carry Numba's own mark.
+        return hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__")
+
+    @staticmethod
+    def device(x) -> int | None:
+        return None
+
+    @staticmethod
+    def dtype(x) -> str:
+        return np.dtype(x.dtype).name
+
+    @staticmethod
+    def array(x):
+        return x
+
+    @staticmethod
+    def adopt(x):
+        require_cuda()
+        if hasattr(x, "shape") and hasattr(x, "dtype"):
+            return x
+        from numba import cuda
+
+        return cuda.as_cuda_array(x, sync=False)
+
+    @staticmethod
+    def empty(shape, like):
+        from numba import cuda
+
+        return cuda.device_array(shape, like.dtype)
+
+    @staticmethod
+    def stream(x) -> int | None:
+        return getattr(x, "__cuda_array_interface__", {}).get("stream")
+
+
+class CuPy(NumbaCUDA):
+    @staticmethod
+    def owns(x) -> bool:
+        cupy = sys.modules.get("cupy")
+        return cupy is not None and isinstance(x, cupy.ndarray)
+
+    @staticmethod
+    def device(x) -> int | None:
+        return x.device.id
+
+    @staticmethod
+    def empty(shape, like):
+        cupy = sys.modules["cupy"]
+        with like.device:
+            return cupy.empty(shape, like.dtype)
+
+    @staticmethod
+    def stream(x) -> int:
+        return sys.modules["cupy"].cuda.get_current_stream().ptr
+
+
+class TorchCUDA(NumbaCUDA):
+    @staticmethod
+    def owns(x) -> bool:
+        return _torch(x) is not None and x.device.type == "cuda"
+
+    @staticmethod
+    def device(x) -> int | None:
+        return x.device.index
+
+    @staticmethod
+    def dtype(x) -> str:
+        return TorchCPU.dtype(x)
+
+    @staticmethod
+    def array(x):
+        torch = sys.modules["torch"]
+        return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+
+    @staticmethod
+    def empty(shape, like):
+        return like.new_empty(shape)
+
+    @staticmethod
+    def stream(x) -> int:
+        return sys.modules["torch"].cuda.current_stream(x.device).cuda_stream
+
+
+FAMILIES = (TorchCPU, TorchCUDA, CuPy, NumbaCUDA, NumPy)
+
+
+def family_of(x):
+    """Return the family of an array, or None when it is no array."""
+    if type(x) is np.ndarray:  # the common case, told without a search
+        return NumPy
+    if isinstance(x, (bool, int, float, complex, str, bytes, list, tuple, dict, type(None))):
+        return None
+    if _torch(x) is not None and x.device.type not in ("cpu", "cuda"):
+        return None
+    return next((family for family in FAMILIES if family.owns(x)), None)
+
+
+def place(family, x) -> str:
+    """Name where an array lives."""
+    if family.target == "cpu":
+        return "the CPU"
+    device = family.device(x)
+    return "a CUDA device" if device is None else f"CUDA device {device}"
+
+
+def check_places(features, rois):
+    """Refuse arrays that live apart, each given with its family: a hidden copy costs too much."""
+    one, other = (family.device(x) for family, x in (features, rois))
+    apart = features[0].target != rois[0].target
+    if apart or (one is not None and other is not None and one != other):
+        raise TypeError(
+            f"features is on {place(*features)} and rois is on {place(*rois)}: "
+            "move one to where the other is"
+        )

@@ -1,0 +1,76 @@
+"""Flat views over strided memory, which kernels index by strides.
+
+A kernel then needs one compiled form for every layout, and slices, transposes and channels-last
+maps are read where they lie.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._kernels import Strides
+
+
+def element_strides(shape, byte_strides, itemsize) -> Strides | None:
+    """Return the strides of a 4-D array in elements, or None where a flat view cannot have them.
+
+    A stride below zero would run before the first element, and one that is no multiple of the
+    element size (a field of a record) between elements. `byte_strides` None means C order.
+    """
+    if byte_strides is None:
+        _, channels, height, width = shape
+        return Strides(channels * height * width, height * width, width, 1)
+    if any(stride < 0 or stride % itemsize for stride in byte_strides):
+        return None
+    return Strides(*(stride // itemsize for stride in byte_strides))
+
+
+def reach(shape, strides: Strides) -> int:
+    """Return how many elements lie from an array's first to its last, both included."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def interface_of(array) -> dict:
+    """Return an array's description of its own memory, on the CPU or on a device."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return array.__cuda_array_interface__
+    # The CUDA simulator's arrays have no interface: what they wrap has.
+    return getattr(array, "_ary", array).__array_interface__
+
+
+def byte_range(array):
+    """Return the first address of the memory an array spans, and the first after it."""
+    interface = interface_of(array)
+    shape, itemsize = interface["shape"], np.dtype(interface["typestr"]).itemsize
+    # None means C order, in the interfaces' convention.
+    strides = interface.get("strides") or np.cumprod((itemsize, *shape[:0:-1]))[::-1]
+    reaches = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
+    first = interface["data"][0]
+    low = first + sum(reach for reach in reaches if reach < 0)
+    return low, first + sum(reach for reach in reaches if reach > 0) + itemsize
+
+
+def overlap(one, other) -> bool:
+    """Say whether the memory that two arrays span overlaps."""
+    (low, high), (other_low, other_high) = byte_range(one), byte_range(other)
+    return low < other_high and other_low < high
+
+
+def flat_view(array: np.ndarray, storage: np.dtype | None = None):
+    """Return a 1-D view of the memory a 4-D array spans, and the array's strides in elements.
+
+    `storage` names the bits instead of the dtype. A copy where no such view is: negative or odd
+    strides, misaligned or byte-swapped elements.
+    """
+    strides = element_strides(array.shape, array.strides, array.itemsize)
+    if strides is None or not array.flags.aligned or not array.dtype.isnative:
+        array = np.array(array, array.dtype.newbyteorder("="), order="C")
+        strides = element_strides(array.shape, None, array.itemsize)
+    if storage is not None:
+        array = array.view(storage)
+    if array.flags.c_contiguous:
+        return array.reshape(-1), strides
+    span = (reach(array.shape, strides),)
+    return np.lib.stride_tricks.as_strided(array, span, (array.itemsize,)), strides
