@@ -1,0 +1,209 @@
+"""Targets, seeded data and hypothesis profiles shared by the tests.
+
+A test that takes the ``target`` fixture runs once per target, with one body for all. The targets
+are the CPU, and CUDA when a device or the simulator (NUMBA_ENABLE_CUDASIM=1) is there; ``--target``
+asks for them by name, and a target asked for that cannot start fails the run.
+"""
+
+import importlib.util
+import os
+
+# read when numba starts: lets one machine compare several thread counts, however few cores it has
+os.environ.setdefault("NUMBA_NUM_THREADS", "4")
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from numpy.testing import assert_allclose
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+HALF_ULP = {np.dtype(np.float16): 2.0**-11, BFLOAT16: 2.0**-8}
+SIMULATOR = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+
+class Target:
+    """Where arrays live and how exact results are there."""
+
+    def tolerance(self, features, rois, scale):
+        """Largest error allowed where the exact result is 0; see ``assert_matches`` for the rest.
+
+        The sums are worth a few units of the type computed in. Where positions are rounded to that
+        type too, they are off by a few units of the largest coordinate, and a position moves the
+        result by at most the largest step between neighbouring pixels, on each of the two axes.
+        """
+        values = np.abs(np.asarray(features, np.float64))
+        largest = values.max(initial=0, where=np.isfinite(values))
+        unit = 2.0**-52 if features.dtype == np.float64 else 2.0**-23
+        coordinates = np.abs(np.asarray(rois, np.float64)[:, 1:])
+        coordinate = coordinates.max(initial=0, where=np.isfinite(coordinates)) * scale + 1
+        position_error = 8 * unit * coordinate if self.rounds_positions else 0
+        return 16 * unit * largest + 2 * position_error * 2 * largest
+
+    def assert_matches(self, result, expected, features, rois, scale=1.0):
+        """Compare a result with the float64 reference; storage in half types costs half an ulp."""
+        result = self.numpy(result)
+        assert result.shape == expected.shape
+        assert result.dtype.newbyteorder("=") == features.dtype.newbyteorder("=")
+        relative = HALF_ULP.get(features.dtype, 0)
+        absolute = self.tolerance(features, rois, scale) + (2.0**-25 if relative else 0)
+        assert_allclose(result.astype(np.float64), expected, rtol=relative, atol=absolute)
+
+
+class Cpu(Target):
+    name = "cpu"
+    small = False
+    rounds_positions = False
+
+    def array(self, values):
+        return np.asarray(values)
+
+    def numpy(self, result):
+        assert type(result) is np.ndarray
+        return result
+
+    def permute(self, values, axes):
+        return values.transpose(axes)
+
+
+class Cuda(Target):
+    name = "cuda"
+    rounds_positions = True
+    small = SIMULATOR  # the simulator runs one Python thread per CUDA thread
+
+    def array(self, values):
+        from numba import cuda
+
+        return cuda.to_device(np.ascontiguousarray(values).reshape(np.shape(values)))
+
+    def numpy(self, result):
+        assert type(result) is type(self.array(np.zeros(1, np.float32)))
+        return result.copy_to_host()
+
+    def permute(self, values, axes):
+        if SIMULATOR:
+            return values.transpose(axes)
+        from numba import cuda
+
+        # device arrays transpose two axes only
+        return cuda.as_cuda_array(Permuted(values, axes))
+
+
+class Permuted:
+    def __init__(self, base, axes):
+        self.base = base  # keeps the memory alive
+        self.__cuda_array_interface__ = {
+            **base.__cuda_array_interface__,
+            "shape": tuple(base.shape[axis] for axis in axes),
+            "strides": tuple(base.strides[axis] for axis in axes),
+        }
+
+
+TARGETS = {"cpu": Cpu, "cuda": Cuda}
+CHOSEN = pytest.StashKey()
+
+
+def cuda_problem():
+    """Why the CUDA target cannot start, or an empty string."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return "the package numba-cuda is not installed (extras cuda12, cuda13)"
+    try:
+        from numba import cuda
+
+        started = cuda.is_available()
+    except Exception as error:
+        return f"numba.cuda does not start: {error}"
+    return "" if started else "numba-cuda sees no device and NUMBA_ENABLE_CUDASIM is not set"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--target",
+        action="append",
+        choices=sorted(TARGETS),
+        help="run the tests on this target (repeatable); fail if it cannot start",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        "fuzz: long random runs, deselected by default; run them with `python -m pytest -m fuzz`",
+    )
+    config.addinivalue_line(
+        "markers", "only(name): the fact holds for one target; not run when others are asked for"
+    )
+    chosen = config.getoption("--target")
+    if chosen is None:
+        chosen = ["cpu"] if cuda_problem() else ["cpu", "cuda"]
+    elif "cuda" in chosen and (problem := cuda_problem()):
+        raise pytest.UsageError(f"--target cuda: {problem}")
+    config.stash[CHOSEN] = list(dict.fromkeys(chosen))
+
+
+def pytest_report_header(config):
+    note = " (simulator)" if SIMULATOR else ""
+    return f"targets: {', '.join(config.stash[CHOSEN])}{note}"
+
+
+def pytest_generate_tests(metafunc):
+    if "target" in metafunc.fixturenames:
+        metafunc.parametrize("target", list(TARGETS), indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config, items):
+    def is_wanted(item):
+        if item.get_closest_marker("fuzz") and "fuzz" not in config.option.markexpr:
+            return False
+        only = item.get_closest_marker("only")
+        name = item.callspec.params.get("target") if hasattr(item, "callspec") else None
+        if only is not None:
+            wanted = name in (None, only.args[0]) and only.args[0] in config.stash[CHOSEN]
+            return wanted
+        return name is None or name in config.stash[CHOSEN]
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_wanted(item)])
+    items[:] = [item for item in items if is_wanted(item)]
+
+
+@pytest.fixture(scope="session")
+def target(request):
+    return TARGETS[request.param]()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240229)
+
+
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=3 if SIMULATOR else 50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "fuzz",
+    parent=settings.get_profile("repeatable"),
+    derandomize=False,
+    max_examples=30 if SIMULATOR else 3000,
+    print_blob=True,
+)
+settings.load_profile("repeatable")
+
+
+def random_features(rng, shape, dtype=np.float32):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def random_rois(rng, count, features_shape, scale=1.0, *, is_sorted=False):
+    """Boxes inside, across and beyond the border, corners in any order, as float32 rows."""
+    images, _, height, width = features_shape
+    y = rng.uniform(-0.6 * height - 1, 1.6 * height + 1, (2, count)) / scale
+    x = rng.uniform(-0.6 * width - 1, 1.6 * width + 1, (2, count)) / scale
+    if is_sorted:
+        y, x = np.sort(y, axis=0), np.sort(x, axis=0)
+    index = rng.integers(0, images, count)
+    return np.stack([index, x[0], y[0], x[1], y[1]], axis=1).astype(np.float32)

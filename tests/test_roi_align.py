@@ -1,0 +1,450 @@
+"""roi_align against the reference, on each target with one body per fact."""
+
+import inspect
+
+import numba
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from numba_roialign import roi_align
+
+from . import reference
+from .conftest import BFLOAT16, random_features, random_rois
+
+
+def assert_roi_align(target, features, rois, size, scale=1.0, sampling=-1, aligned=False):
+    grid_dtype = np.float64 if features.dtype == np.float64 else np.float32
+    expected = reference.roi_align(
+        features, rois, size, scale, sampling, aligned, grid_dtype=grid_dtype
+    )
+    placed = target.array(features), target.array(rois)
+    result = roi_align(*placed, size, scale, sampling, aligned)
+    target.assert_matches(result, expected, features, rois, scale)
+
+
+def case(rng, target, dtype=np.float32, scale=1.0):
+    shape = (2, 2, 4, 5) if target.small else (3, 5, 7, 9)
+    features = random_features(rng, shape, dtype)
+    return features, random_rois(rng, 3 if target.small else 12, shape, scale)
+
+
+def test_arguments_are_those_of_torchvision():
+    parameters = list(inspect.signature(roi_align).parameters)
+    torchvision = ["output_size", "spatial_scale", "sampling_ratio", "aligned"]
+    assert parameters[:6] == ["features", "rois", *torchvision]
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("sampling", [-1, 0, 1, 2, 3])
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.3])
+def test_random_boxes(target, rng, scale, sampling, aligned):
+    features, rois = case(rng, target, scale=scale)
+    assert_roi_align(target, features, rois, (2, 3), scale, sampling, aligned)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, BFLOAT16, np.float64], ids=str)
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("sampling", [-1, 1, 2, 3])
+def test_other_dtypes(target, rng, dtype, sampling, aligned):
+    features, rois = case(rng, target, dtype)
+    assert_roi_align(target, features, rois, (2, 2), 0.5, sampling, aligned)
+
+
+def test_defaults(target, rng):
+    features, rois = case(rng, target)
+    result = roi_align(target.array(features), target.array(rois), 2)
+    expected = reference.roi_align(features, rois, (2, 2))
+    target.assert_matches(result, expected, features, rois)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 2), (7, 7)])
+def test_output_sizes(target, rng, size):
+    size = tuple(min(bins, 3) for bins in size) if target.small else size
+    features, rois = case(rng, target)
+    assert_roi_align(target, features, rois, size, 1.0, 2)
+
+
+def test_an_int_and_a_list_are_output_sizes(target, rng):
+    features, rois = (target.array(values) for values in case(rng, target))
+    pair = target.numpy(roi_align(features, rois, (2, 2)))
+    assert_array_equal(target.numpy(roi_align(features, rois, 2)), pair)
+    assert_array_equal(target.numpy(roi_align(features, rois, [2, 2])), pair)
+
+
+def test_any_number_of_channels(target, rng):
+    for channels in range(1, 4 if target.small else 36):
+        features = random_features(rng, (1, channels, 3, 4))
+        rois = random_rois(rng, 2, features.shape)
+        assert_roi_align(target, features, rois, (1, 2), 1.0, 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (2, 2), (2, 8)], ids=str)
+@pytest.mark.parametrize("sampling", [-1, 2])
+def test_map_shapes(target, rng, shape, sampling):
+    features = random_features(rng, (1, 2, *shape))
+    rois = random_rois(rng, 2 if target.small else 20, features.shape)
+    assert_roi_align(target, features, rois, (2, 2), 1.0, sampling, True)
+
+
+def test_many_images(target, rng):
+    images = 3 if target.small else 20
+    features = random_features(rng, (images, 1, 3, 3))
+    rois = random_rois(rng, images, features.shape)
+    rois[:, 0] = rng.permutation(images)
+    assert_roi_align(target, features, rois, (1, 1))
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_samples_on_the_border(target, aligned):
+    # one sample per bin and numbers exact in float32: -1 and H, W are inside, the next are not
+    features = np.arange(1, 21, dtype=np.float32).reshape(1, 1, 4, 5)
+    shift = 0.5 if aligned else 0.0
+    first, last = -2 + shift, 0 + shift
+    beyond = 2.0**-10
+    boxes = [
+        (first, first, last, last),
+        (first - beyond, first, last - beyond, last),
+        (first, first - beyond, last, last - beyond),
+        (first + 6, first + 5, last + 6, last + 5),
+        (first + 6 + beyond, first + 5, last + 6 + beyond, last + 5),
+        (first + 6, first + 5 + beyond, last + 6, last + 5 + beyond),
+    ]
+    rois = np.array([(0, *box) for box in boxes], np.float32)
+    result = roi_align(target.array(features), target.array(rois), 1, 1.0, 1, aligned)
+    assert_array_equal(target.numpy(result).ravel(), [1, 0, 0, 20, 0, 0])
+
+
+@pytest.mark.parametrize("sampling", [-1, 1, 2])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_boxes_without_and_with_negative_size(target, rng, sampling, aligned):
+    features = random_features(rng, (1, 2, 4, 5))
+    boxes = [(2, 2, 2, 2), (3, 3, 1, 1), (1, 3, 3, 1), (3.25, 1, 1.5, 3), (2, 1, 2, 3)]
+    rois = np.array([(0, *box) for box in boxes], np.float32)
+    rois = rois[:3] if target.small else rois
+    assert_roi_align(target, features, rois, (2, 2), 1.0, sampling, aligned)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("scale", [0.3, 0.6, 1 / 3])
+def test_the_adaptive_grid_is_decided_step_by_step(target, rng, scale, aligned):
+    # whole numbers times such a scale fall on or beside whole bins, and the rounding of each step
+    # in the type computed in says which: one fused or widened step is another number of samples
+    features = random_features(rng, (1, 1, 1, 100))
+    first, length = rng.integers(0, 30, 400), rng.integers(10, 100, 400)
+    zeros = np.zeros(400)
+    rois = np.stack([zeros, first + 1, zeros, first + length, zeros + 1], axis=1).astype(np.float32)
+    arguments = features, rois, (1, 3), scale, -1, aligned
+    expected = reference.roi_align(*arguments)
+    wide = reference.roi_align(*arguments, grid_dtype=np.float64)
+    close = np.flatnonzero(np.abs(expected - wide).max(axis=(1, 2, 3)) > 1e-3)
+    assert close.size >= 3
+    chosen = close[:3] if target.small else np.arange(400)
+    placed = target.array(features), target.array(rois[chosen])
+    result = roi_align(*placed, (1, 3), scale, -1, aligned)
+    target.assert_matches(result, expected[chosen], features, rois[chosen], scale)
+
+
+def test_an_empty_adaptive_grid_gives_0(target, rng):
+    features = random_features(rng, (1, 2, 4, 5))
+    rois = np.array([(0, 2, 2, 2, 2), (0, 3, 1, 1, 3), (0, 3, 3, 1, 1)], np.float32)
+    result = roi_align(target.array(features), target.array(rois), 2, aligned=True)
+    assert_array_equal(target.numpy(result), np.zeros((3, 2, 2, 2)))
+
+
+def test_boxes_far_outside_give_0(target, rng):
+    features = random_features(rng, (1, 2, 4, 5))
+    boxes = [(-50, 0, -40, 3), (0, 40, 3, 44), (1e5, 1e5, 1e5 + 8, 1e5 + 8)]
+    rois = np.array([(0, *box) for box in boxes], np.float32)
+    for sampling in (-1, 2):
+        result = roi_align(target.array(features), target.array(rois), 2, 1.0, sampling)
+        assert_array_equal(target.numpy(result), np.zeros((3, 2, 2, 2)))
+
+
+def test_boxes_much_larger_than_the_map(target, rng):
+    reach = 6 if target.small else 60
+    features = random_features(rng, (1, 2, 3, 4))
+    boxes = [(-reach, -reach - 0.3, reach + 3.7, reach), (1, -reach, 2, reach), (0, 0, reach, 1)]
+    rois = np.array([(0, *box) for box in boxes], np.float32)
+    assert_roi_align(target, features, rois, (1, 2))
+
+
+@pytest.mark.parametrize("sampling", [5, 30])
+def test_many_samples_on_each_pixel(target, rng, sampling):
+    # boxes both ways round, side by side in memory: what is kept per box must not outgrow its room
+    features = random_features(rng, (1, 1, 3, 12))
+    box = np.array([0, 0, 0.1, 11.3, 3.2])
+    mirrored = box[[0, 3, 4, 1, 2]]
+    rois = np.array([mirrored, box, mirrored], np.float32)
+    rois = rois if target.small else np.tile(rois, (10, 1))
+    assert_roi_align(target, features, rois, (1, 1), 1.0, sampling, True)
+
+
+@pytest.mark.only("cpu")
+def test_a_grid_of_a_hundred_thousand_samples(target, rng):
+    features = random_features(rng, (1, 1, 3, 4))
+    rois = np.array([(0, -5e4, 0, 5e4, 1)], np.float32)
+    assert_roi_align(target, features, rois, (1, 1))
+
+
+def test_the_largest_coordinates_are_read_with_fixed_sampling(target, rng):
+    features = random_features(rng, (1, 1, 3, 4))
+    rois = np.array([(0, 1e30, 0, 2e30, 1), (0, 0, -1e35, 1, -1e34)], np.float32)
+    result = roi_align(target.array(features), target.array(rois), 2, 1.0, 2)
+    assert_array_equal(target.numpy(result), np.zeros((2, 1, 2, 2)))
+
+
+@pytest.mark.parametrize("index", [0, -0.0, 0.9, 1, 1.99])
+def test_the_image_index_is_truncated(target, index):
+    features = np.array([3, 5], np.float32).reshape(2, 1, 1, 1)
+    rois = np.array([(index, 0, 0, 1, 1)], np.float32)
+    result = roi_align(target.array(features), target.array(rois), 1)
+    assert_array_equal(target.numpy(result), [[[[5 if index >= 1 else 3]]]])
+
+
+ROI_DTYPES = [np.uint8, np.int8, np.int32, np.uint64, np.float16, np.float64, BFLOAT16]
+
+
+@pytest.mark.parametrize("dtype", ROI_DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+def test_rois_of_any_real_dtype(target, rng, dtype):
+    features = random_features(rng, (2, 1, 4, 4))
+    rois = np.array([(0, 1, 0, 3, 2), (1, 0, 1, 2, 4)], dtype)
+    result = roi_align(target.array(features), target.array(rois), 2)
+    expected = reference.roi_align(features, rois, (2, 2))
+    target.assert_matches(result, expected, features, rois)
+
+
+def test_rois_are_not_narrowed_to_half_features(target, rng):
+    # 2049.25 has no float16 of its own
+    features = np.zeros((1, 1, 2, 2060), np.float16)
+    features[..., 2049] = 1
+    rois = np.array([(0, 2048.75, 0, 2049.75, 1)], np.float32)
+    assert_roi_align(target, features, rois, (1, 1), 1.0, 1)
+
+
+@pytest.mark.parametrize("container", [list, tuple])
+def test_rois_as_one_array_per_image(target, rng, container):
+    features = random_features(rng, (3, 2, 4, 5))
+    boxes = [random_rois(rng, count, features.shape)[:, 1:] for count in (1, 0, 2)]
+    index = np.repeat([0, 1, 2], [1, 0, 2])[:, None]
+    rois = np.concatenate([index, np.concatenate(boxes)], axis=1).astype(np.float32)
+    result = roi_align(
+        target.array(features), container(target.array(entry) for entry in boxes), (2, 2)
+    )
+    expected = reference.roi_align(features, rois, (2, 2))
+    target.assert_matches(result, expected, features, rois)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_lists_without_boxes(target, count):
+    features = target.array(np.ones((2, 3, 4, 5), np.float32))
+    result = roi_align(features, [target.array(np.zeros((0, 4), np.float32))] * count, (2, 1))
+    assert target.numpy(result).shape == (0, 3, 2, 1)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 4, 5), (0, 3, 0, 0)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_no_boxes(target, shape, dtype):
+    features = target.array(np.ones(shape, dtype))
+    result = roi_align(features, target.array(np.zeros((0, 5), np.float32)), (2, 3))
+    result = target.numpy(result)
+    assert (result.shape, result.dtype) == ((0, shape[1], 2, 3), dtype)
+
+
+def test_no_channels(target):
+    features = target.array(np.ones((1, 0, 4, 5), np.float32))
+    result = roi_align(features, target.array(np.zeros((2, 5), np.float32)), (2, 3))
+    result = target.numpy(result)
+    assert (result.shape, result.dtype) == ((2, 0, 2, 3), np.float32)
+
+
+# how the memory is laid out, and the view of it that has the values asked for
+LAYOUTS = {
+    "channels last": (
+        lambda x: x.transpose(0, 2, 3, 1),
+        lambda target, base: target.permute(base, (0, 3, 1, 2)),
+    ),
+    "transposed map": (
+        lambda x: x.transpose(0, 1, 3, 2),
+        lambda target, base: target.permute(base, (0, 1, 3, 2)),
+    ),
+    "Fortran order": (
+        lambda x: x.transpose(3, 2, 1, 0),
+        lambda target, base: target.permute(base, (3, 2, 1, 0)),
+    ),
+    "every second column": (
+        lambda x: np.repeat(x, 2, axis=3),
+        lambda target, base: base[:, :, :, ::2],
+    ),
+    "every second channel": (
+        lambda x: np.repeat(x, 2, axis=1),
+        lambda target, base: base[:, ::2],
+    ),
+    "crop": (
+        lambda x: np.pad(x, [(1, 1), (1, 0), (2, 1), (1, 2)], constant_values=np.nan),
+        lambda target, base: base[1:-1, 1:, 2:-1, 1:-2],
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_layouts_of_features(target, rng, layout):
+    features, rois = case(rng, target)
+    prepare, view = LAYOUTS[layout]
+    placed = view(target, target.array(np.ascontiguousarray(prepare(features))))
+    result = roi_align(placed, target.array(rois), (2, 2), 1.0, 2)
+    expected = reference.roi_align(features, rois, (2, 2), 1.0, 2)
+    target.assert_matches(result, expected, features, rois)
+
+
+def misaligned(values):
+    memory = np.empty(values.nbytes + 1, np.uint8)[1:]
+    view = memory.view(values.dtype).reshape(values.shape)
+    view[...] = values
+    assert not view.flags.aligned
+    return view
+
+
+def read_only(values):
+    values = values.copy()
+    values.flags.writeable = False
+    return values
+
+
+def reversed_memory(values):
+    everywhere = (slice(None, None, -1),) * values.ndim
+    return values[everywhere].copy()[everywhere]
+
+
+HOST_LAYOUTS = {
+    "reversed": reversed_memory,
+    "read-only": read_only,
+    "misaligned": misaligned,
+    "big-endian": lambda values: values.astype(values.dtype.newbyteorder(">")),
+}
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("layout", list(HOST_LAYOUTS))
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_host_layouts_of_features(target, rng, layout, dtype):
+    features, rois = case(rng, target, dtype)
+    result = roi_align(HOST_LAYOUTS[layout](features), rois, (2, 2), 1.0, 2)
+    expected = reference.roi_align(features, rois, (2, 2), 1.0, 2)
+    target.assert_matches(result, expected, features, rois)
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("layout", list(HOST_LAYOUTS))
+def test_host_layouts_of_rois(target, rng, layout):
+    features, rois = case(rng, target)
+    assert_array_equal(
+        roi_align(features, HOST_LAYOUTS[layout](rois), (2, 2)), roi_align(features, rois, (2, 2))
+    )
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("axis", range(4))
+def test_broadcast_features(target, rng, axis):
+    features, rois = case(rng, target)
+    repeated = np.broadcast_to(features.take([0], axis), features.shape)
+    result = roi_align(repeated, rois, (2, 2), 1.0, 2)
+    expected = reference.roi_align(repeated, rois, (2, 2), 1.0, 2)
+    target.assert_matches(result, expected, features, rois)
+
+
+def test_strided_rois(target, rng):
+    features, rois = case(rng, target)
+    wide = target.array(np.repeat(np.repeat(rois, 2, axis=0), 3, axis=1))
+    result = roi_align(target.array(features), wide[::2, ::3], (2, 2))
+    expected = reference.roi_align(features, rois, (2, 2))
+    target.assert_matches(result, expected, features, rois)
+
+
+@pytest.mark.only("cpu")
+def test_inputs_are_left_alone(target, rng):
+    features, rois = case(rng, target)
+    copies = features.copy(), rois.copy()
+    roi_align(features, rois, (2, 2))
+    assert_array_equal(features, copies[0])
+    assert_array_equal(rois, copies[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_out_is_filled_and_returned(target, rng, dtype):
+    features, rois = case(rng, target, dtype)
+    out = target.array(np.full((len(rois), features.shape[1], 2, 2), -7, dtype))
+    result = roi_align(target.array(features), target.array(rois), 2, 1.0, 2, out=out)
+    assert result is out
+    expected = reference.roi_align(features, rois, (2, 2), 1.0, 2)
+    target.assert_matches(out, expected, features, rois)
+
+
+def test_out_may_be_strided(target, rng):
+    features, rois = case(rng, target)
+    shape = (len(rois), features.shape[1], 4, 6)
+    whole = target.array(np.full(shape, -7, np.float32))
+    out = whole[:, :, ::2, 1::3]
+    assert roi_align(target.array(features), target.array(rois), 2, 1.0, 2, out=out) is out
+    expected = np.full(shape, -7.0)
+    expected[:, :, ::2, 1::3] = reference.roi_align(features, rois, (2, 2), 1.0, 2)
+    target.assert_matches(whole, expected, features, rois)
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("layout", ["reversed", "misaligned", "big-endian"])
+def test_host_layouts_of_out(target, rng, layout):
+    features, rois = case(rng, target)
+    expected = roi_align(features, rois, (2, 2))
+    out = HOST_LAYOUTS[layout](np.full(expected.shape, -7, np.float32))
+    out_features = HOST_LAYOUTS[layout](features)
+    assert roi_align(out_features, rois, (2, 2), out=out) is out
+    assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("sampling", [-1, 2])
+def test_non_finite_features_stay_in_the_bins_that_lean_on_them(target, rng, value, sampling):
+    features = random_features(rng, (1, 2, 4, 5))
+    features[0, 0, 2, 2] = value
+    rois = np.array([(0, 0, 0, 4, 4), (0, 2.5, 2.5, 3.5, 3.5), (0, 3, 3, 4, 4)], np.float32)
+    expected = reference.roi_align(features, rois, (2, 2), 1.0, sampling)
+    assert 0 < np.isfinite(expected[:, 0]).sum() < expected[:, 0].size
+    assert np.isfinite(expected[:, 1]).all()
+    result = roi_align(target.array(features), target.array(rois), 2, 1.0, sampling)
+    target.assert_matches(result, expected, features, rois)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_pixel_of_weight_0_is_not_read(target, value):
+    features = np.full((1, 1, 3, 3), value, np.float32)
+    features[0, 0, 1, 1] = 5
+    rois = np.array([(0, 1, 1, 2, 2)], np.float32)
+    rois[:, 1:] += np.float32([0.5, 0.5, -0.5, -0.5])
+    result = roi_align(target.array(features), target.array(rois), 1, 1.0, 1, True)
+    assert_array_equal(target.numpy(result), [[[[5]]]])
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_number_of_threads_does_not_change_a_bit(target, rng, dtype):
+    features = random_features(rng, (2, 19, 13, 11), dtype)
+    rois = random_rois(rng, 23, features.shape)
+    before = numba.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            numba.set_num_threads(threads)
+            results.append(roi_align(features, rois, (3, 3)))
+    finally:
+        numba.set_num_threads(before)
+    for result in results[1:]:
+        assert_array_equal(result.view(np.uint8), results[0].view(np.uint8))
+
+
+@pytest.mark.only("cpu")
+def test_float32_is_as_exact_as_its_sums_far_from_the_origin(target, rng):
+    # float32 positions would be off by 2**-13 at column 2000, which is 250 times the tolerance
+    features = random_features(rng, (1, 3, 4, 2048))
+    rois = np.array([(0, 1990.3, 0.1, 2003.7, 3.3), (0, 1500.7, 1, 1600.1, 2)], np.float32)
+    assert_roi_align(target, features, rois, (2, 5), 0.99, 2)
