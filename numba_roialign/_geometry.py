@@ -275,6 +275,19 @@ class Taps(NamedTuple):
 
 
 @register_jitable
+def pixel_span(taps, row, first_bin, last_bin):
+    """Return the first pixel that bins ``first_bin:last_bin`` tap, and the one after the last."""
+    low, high = 0, 0
+    for p in range(first_bin, last_bin):
+        first, last = taps.bounds[row, p], taps.bounds[row, p + 1]
+        if first < last:
+            below, above = np.intp(taps.pixels[first]), np.intp(taps.pixels[last - 1]) + 1
+            low = below if high == 0 else min(low, below)
+            high = max(high, above)
+    return low, high
+
+
+@register_jitable
 def bin_taps(taps, row, p):
     """Return the taps of bin `p` of a row of the table."""
     # Unsigned: a signed index costs a wrap-around select at every load.

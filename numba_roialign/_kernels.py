@@ -27,12 +27,12 @@ class Strides(NamedTuple):
 
 
 @register_jitable
-def average(features, origin, row_stride, column_stride, rows, columns, zero):
-    """Average the samples of one bin of the plane that starts at element `origin`.
+def average(features, origin, row_stride, column_stride, rows, columns, zero, total):
+    """Add the taps of one bin, of the plane that starts at element `origin`, to `total`.
 
-    `zero` is the zero of the accumulator's number type.
+    `zero` is the zero of the accumulator's number type, and `total` too unless the bin's rows come
+    in several parts.
     """
-    total = zero
     for i in range(rows.first, rows.last):
         row = origin + row_stride * np.uintp(rows.pixels[i])
         line = zero
@@ -52,4 +52,4 @@ def average_at(features, strides, images, y_taps, x_taps, n, c, ph, pw, zero):
     origin = image * np.uintp(strides.image) + channel * np.uintp(strides.channel)
     row_stride, column_stride = np.uintp(strides.row), np.uintp(strides.column)
     rows, columns = bin_taps(y_taps, n, ph), bin_taps(x_taps, n, pw)
-    return average(features, origin, row_stride, column_stride, rows, columns, zero)
+    return average(features, origin, row_stride, column_stride, rows, columns, zero, zero)

@@ -211,7 +211,8 @@ def test_the_element_kernel_runs_in_the_interpreter():
     features = np.arange(24, dtype=F32)
     rows = _geometry.Taps(np.array([1, 2], np.int32), np.array([0.5, 0.5], F32), 0, 2)
     columns = _geometry.Taps(np.array([0, 3], np.int32), np.array([0.25, 0.75], F32), 0, 2)
-    value = _kernels.average(features, np.uintp(4), np.uintp(5), np.uintp(1), rows, columns, F32(0))
-    plane = features[4:19].reshape(3, 5)
-    assert value == F32(0.5) * (plane[1] + plane[2])[[0, 3]] @ np.array([0.25, 0.75], F32)
+    plane = np.uintp(4), np.uintp(5), np.uintp(1)
+    value = _kernels.average(features, *plane, rows, columns, F32(0), F32(0))
+    image = features[4:19].reshape(3, 5)
+    assert value == F32(0.5) * (image[1] + image[2])[[0, 3]] @ np.array([0.25, 0.75], F32)
     assert type(value) is F32

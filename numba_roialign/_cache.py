@@ -1,0 +1,52 @@
+"""An on-disk cache of compiled functions that is never stale.
+
+Numba stamps a cached function with the file it stands in, but its code holds that of every
+function it calls. Here the stamp is the source of the whole package, so that a change to any file
+compiles anew. The cache lies where Numba's own would: in ``NUMBA_CACHE_DIR``, beside the source, or
+in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+from pathlib import Path
+
+from numba import njit
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+
+
+@functools.cache
+def package_stamp() -> str:
+    """Return a digest of every source file of the package."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+class _PackageCacheImpl(CompileResultCacheImpl):
+    def __init__(self, py_func):
+        super().__init__(py_func)
+        self.locator.get_source_stamp = package_stamp
+
+
+class _PackageCache(FunctionCache):
+    _impl_class = _PackageCacheImpl
+
+
+def cached_njit(**options):
+    """Return `numba.njit` with the package's cache: for functions that Python calls.
+
+    Where no folder can be written, functions compile in every process.
+    """
+
+    def decorate(function):
+        dispatcher = njit(**options)(function)
+        with contextlib.suppress(RuntimeError):  # Numba's word for "no locator available"
+            dispatcher._cache = _PackageCache(function)
+        return dispatcher
+
+    return decorate

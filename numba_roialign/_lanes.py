@@ -1,0 +1,254 @@
+"""Lanes: number types of the CPU target that hold several numbers at once.
+
+A *view* stands in for a flat array in a kernel: ``view[i]`` is a number, and the kernel's source
+does not tell which. With one lane it is element `i`; with `L` lanes it is a vector of the `L`
+elements from `i` on, and ``weight * number`` and ``number + number`` work on all of them at once.
+Loads and stores convert half-precision storage (``_halves``). How many lanes is the length of a
+tuple, since in Numba that belongs to an argument's type.
+
+Made with llvmlite inside Numba's extension interface: Numba itself vectorises the kernel's loops,
+which have a handful of rounds, badly or not at all.
+"""
+
+from __future__ import annotations
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, overload, register_model
+
+from ._halves import CONVERSIONS
+
+I32 = ir.IntType(32)
+# Multiply and add fuse, as in the scalar kernels.
+CONTRACT = ["contract"]
+
+
+class Lanes(types.Type):
+    """The type of a vector of floats."""
+
+    def __init__(self, element, count):
+        self.element, self.count = element, count
+        super().__init__(name=f"Lanes({element}, {count})")
+
+
+class View(types.Type):
+    """The type of a view: a pointer to its storage."""
+
+    def __init__(self, storage, count):
+        self.storage, self.count = storage, count
+        self.element = types.float32 if storage in CONVERSIONS else storage
+        self.number = Lanes(self.element, count) if count > 1 else self.element
+        super().__init__(name=f"View({storage}, {count})")
+
+
+def _element(numba_type):
+    return ir.DoubleType() if numba_type == types.float64 else ir.FloatType()
+
+
+def _storage(numba_type):
+    return ir.IntType(16) if numba_type in CONVERSIONS else _element(numba_type)
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, lanes):
+        super().__init__(manager, lanes, ir.VectorType(_element(lanes.element), lanes.count))
+
+
+@register_model(View)
+class _ViewModel(models.PrimitiveModel):
+    def __init__(self, manager, view):
+        super().__init__(manager, view, _storage(view.storage).as_pointer())
+
+
+def _load(builder, storage, count, pointer):
+    """Load `count` consecutive elements as a vector of floats."""
+    vector = ir.VectorType(_storage(storage), count)
+    value = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=storage.bitwidth // 8)
+    return CONVERSIONS[storage][0](builder, value) if storage in CONVERSIONS else value
+
+
+def _store(builder, storage, pointer, value):
+    """Store a vector of floats to consecutive elements."""
+    if storage in CONVERSIONS:
+        value = CONVERSIONS[storage][1](builder, value)
+    pointer = builder.bitcast(pointer, value.type.as_pointer())
+    builder.store(value, pointer, align=storage.bitwidth // 8)
+
+
+def _splat(builder, scalar, count):
+    vector = builder.insert_element(
+        ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined), scalar, I32(0)
+    )
+    return builder.shuffle_vector(vector, vector, _mask([0] * count))
+
+
+def _mask(lanes):
+    return ir.Constant(ir.VectorType(I32, len(lanes)), lanes)
+
+
+@intrinsic
+def view(typing_context, array, offset, lanes):
+    """Return a view of a flat array from element `offset` on, with ``len(lanes)`` lanes."""
+
+    def codegen(context, builder, sig, args):
+        data = cgutils.create_struct_proxy(sig.args[0])(context, builder, value=args[0]).data
+        return builder.gep(data, [args[1]])
+
+    return View(array.dtype, lanes.count)(array, types.uintp, lanes), codegen
+
+
+def as_numbers(array):
+    """Return what a scalar kernel reads and writes in place of a flat array of storage."""
+    raise NotImplementedError("for compiled code")
+
+
+@overload(as_numbers, inline="always")
+def _overload_as_numbers(array):
+    if array.dtype in CONVERSIONS:
+        return lambda array: view(array, 0, (0,))
+    return lambda array: array
+
+
+@intrinsic
+def zero_of(typing_context, view):
+    """Return the zero of a view's numbers."""
+
+    def codegen(context, builder, sig, args):
+        return context.get_constant_null(sig.return_type)
+
+    return view.number(view), codegen
+
+
+@infer_global(operator.getitem)
+class _TypeLoad(AbstractTemplate):
+    def generic(self, args, kws):
+        view, index = args
+        if isinstance(view, View) and isinstance(index, types.Integer):
+            return signature(view.number, view, types.uintp)
+
+
+@lower_builtin(operator.getitem, View, types.uintp)
+def _lower_load(context, builder, sig, args):
+    view, pointer = sig.args[0], builder.gep(args[0], [args[1]])
+    value = _load(builder, view.storage, view.count, pointer)
+    return value if view.count > 1 else builder.extract_element(value, I32(0))
+
+
+@infer_global(operator.setitem)
+class _TypeStore(AbstractTemplate):
+    def generic(self, args, kws):
+        view, index, _ = args
+        if isinstance(view, View) and isinstance(index, types.Integer):
+            return signature(types.none, view, types.uintp, view.number)
+
+
+@lower_builtin(operator.setitem, View, types.uintp, Lanes)
+@lower_builtin(operator.setitem, View, types.uintp, types.Float)
+def _lower_store(context, builder, sig, args):
+    view, _, value = sig.args[0], *args[1:]
+    if view.count == 1:
+        value = _splat(builder, value, 1)
+    _store(builder, view.storage, builder.gep(args[0], [args[1]]), value)
+    return context.get_dummy_value()
+
+
+@infer_global(operator.mul)
+class _TypeMultiply(AbstractTemplate):
+    def generic(self, args, kws):
+        weight, number = args
+        if isinstance(number, Lanes) and isinstance(weight, types.Float):
+            return signature(number, number.element, number)
+
+
+@lower_builtin(operator.mul, types.Float, Lanes)
+def _lower_multiply(context, builder, sig, args):
+    weight, number = args
+    return builder.fmul(_splat(builder, weight, number.type.count), number, flags=CONTRACT)
+
+
+@infer_global(operator.add)
+class _TypeAdd(AbstractTemplate):
+    def generic(self, args, kws):
+        one, other = args
+        if isinstance(one, Lanes) and one == other:
+            return signature(one, one, one)
+
+
+@lower_builtin(operator.add, Lanes, Lanes)
+def _lower_add(context, builder, sig, args):
+    return builder.fadd(*args, flags=CONTRACT)
+
+
+def _transpose(builder, rows):
+    """Transpose a square of vectors: within 128 bits by interleaving, then blocks of 128 bits.
+
+    Each exchange is one instruction of AVX or SSE. Exchanging single elements across the whole
+    vector, the shorter program, takes two, and made writing results three times slower.
+    """
+
+    def exchange(one, other, low, high):
+        return [builder.shuffle_vector(one, other, _mask(mask)) for mask in (low, high)]
+
+    rows, count = list(rows), len(rows)
+    group = min(count, 2 if isinstance(rows[0].type.element, ir.DoubleType) else 4)
+    starts = range(0, count, group)
+    low = [half * count + b + i for b in starts for i in range(group // 2) for half in (0, 1)]
+    high = [lane + group // 2 for lane in low]
+    for start in starts:
+        size = group
+        while size > 1:  # a perfect shuffle of the group's rows for each bit of an index
+            pairs = [(rows[start + k], rows[start + k + group // 2]) for k in range(group // 2)]
+            shuffled = [row for pair in pairs for row in exchange(*pair, low, high)]
+            rows[start : start + group] = shuffled
+            size //= 2
+    size = group
+    while size < count:
+        low = [lane if not lane & size else count + lane - size for lane in range(count)]
+        high = [lane + size if not lane & size else count + lane for lane in range(count)]
+        for k in range(count):
+            if not k & size:
+                rows[k], rows[k + size] = exchange(rows[k], rows[k + size], low, high)
+        size *= 2
+    return rows
+
+
+def _pointers(builder, base, offset, stride, count):
+    for k in range(count):
+        yield builder.gep(base, [builder.add(offset, builder.mul(stride, stride.type(k)))])
+
+
+@intrinsic
+def tile(typing_context, source, offset, stride, target, target_offset, target_stride):
+    """Transpose a square: ``target[target_offset + i * target_stride + k]`` becomes
+    ``source[offset + k * stride + i]`` for all `i` and `k` below the number of lanes."""
+    count = max(source.count, target.count)
+
+    def codegen(context, builder, sig, args):
+        source, offset, stride, target, target_offset, target_stride = args
+        rows = [
+            _load(builder, sig.args[0].storage, count, pointer)
+            for pointer in _pointers(builder, source, offset, stride, count)
+        ]
+        pointers = _pointers(builder, target, target_offset, target_stride, count)
+        for pointer, row in zip(pointers, _transpose(builder, rows), strict=True):
+            _store(builder, sig.args[3].storage, pointer, row)
+        return context.get_dummy_value()
+
+    index = types.uintp
+    return types.void(source, index, index, target, index, index), codegen
+
+
+@intrinsic
+def fetch_add(typing_context, array, value):
+    """Add to the first element of an array of int64, atomically, and return what it was."""
+
+    def codegen(context, builder, sig, args):
+        data = cgutils.create_struct_proxy(sig.args[0])(context, builder, value=args[0]).data
+        return builder.atomic_rmw("add", data, args[1], "monotonic")
+
+    return types.int64(array, types.int64), codegen

@@ -1,0 +1,163 @@
+"""The CPU's schedules hold together: lanes, one element at a time, and the interpreter."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import numba_roialign
+from numba_roialign import _cpu, _cpu_channels, _geometry, _kernels, roi_align
+
+from . import reference
+from .conftest import random_features, random_rois
+
+pytestmark = pytest.mark.only("cpu")
+LAYOUTS = {
+    "channels first": lambda features: features,
+    "channels last": lambda features: np.ascontiguousarray(
+        features.transpose(0, 2, 3, 1)
+    ).transpose(0, 3, 1, 2),
+    "every other column": lambda features: np.repeat(features, 2, axis=3)[..., ::2],
+    "cropped": lambda features: np.pad(features, 3, mode="wrap")[3:-3, 3:-3, 3:-3, 3:-3],
+}
+
+
+@pytest.fixture
+def without_lanes(monkeypatch):
+    """Return `roi_align` on the scalar schedule."""
+
+    def pool(*arguments, **keywords):
+        with monkeypatch.context() as patch:
+            patch.setattr(_cpu, "MOST_LANES", 1)
+            return roi_align(*arguments, **keywords)
+
+    return pool
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 16, 1, 1),
+        (1, 17, 1, 9),
+        (1, 8, 9, 1),
+        (2, 33, 3, 4),
+        (2, 16, 40, 37),
+        *[(1, channels, 5, 18) for channels in range(1, 18)],
+    ],
+    ids=str,
+)
+def test_lanes_equal_the_scalar_schedule(rng, without_lanes, layout, shape):
+    features = LAYOUTS[layout](random_features(rng, shape, np.float32))
+    rois = random_rois(rng, 9, shape)
+    for size, samples in [((7, 7), 2), ((1, 2), -1), ((5, 9), 1)]:
+        arguments = (rois, size, 1.0, samples, True)
+        pooled = roi_align(features, *arguments)
+        assert_allclose(pooled, without_lanes(features, *arguments), rtol=0, atol=1e-6)
+        assert_allclose(pooled, reference.roi_align(features, *arguments), rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize("layout", ["channels first", "channels last"])
+def test_lanes_of_every_dtype(rng, without_lanes, dtype, layout):
+    features = LAYOUTS[layout](random_features(rng, (2, 19, 12, 21), dtype))
+    rois = random_rois(rng, 9, features.shape)
+    pooled = roi_align(features, rois, 6)
+    assert pooled.dtype == dtype
+    assert_array_equal(pooled, without_lanes(features, rois, 6))
+
+
+def test_lanes_equal_the_interpreter(rng):
+    features = random_features(rng, (2, 16, 6, 7), np.float32)
+    rois = random_rois(rng, 3, features.shape).astype(np.float64)
+    sampling = _geometry.Sampling(2, 6, 7, 2, 3, *np.float64([1, 1]), 2, 2)
+    zero = np.float32(0)
+    tables = _geometry.empty_tables(np.empty, 3, sampling, np.float32, 1 << 10)
+    for n in range(3):
+        _geometry.fill_row(*tables, n, rois, n, sampling, _geometry.TORCHVISION, zero)
+    strides = _kernels.Strides(16 * 6 * 7, 6 * 7, 7, 1)
+    pooled = roi_align(features, rois, (2, 3), 1.0, 2)
+    for index in np.ndindex(pooled.shape):
+        value = _kernels.average_at(features.reshape(-1), strides, *tables, *index, zero)
+        assert_allclose(pooled[index], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_stays_in_its_bins(rng, without_lanes, value):
+    features = random_features(rng, (1, 16, 20, 20), np.float32)
+    features[0, 3, 8, 9] = value
+    rois = random_rois(rng, 30, features.shape)
+    pooled = roi_align(features, rois, 5)
+    scalar = without_lanes(features, rois, 5)
+    assert 0 < np.count_nonzero(~np.isfinite(pooled)) < pooled[:, 3].size
+    assert np.isfinite(np.delete(pooled, 3, axis=1)).all()
+    assert_allclose(pooled, scalar, rtol=0, atol=1e-6)
+
+
+def test_rows_wider_than_the_scratch_come_in_bands(rng, without_lanes):
+    width = _cpu_channels.WINDOW // 2 + 5  # the scratch holds one row
+    features = np.broadcast_to(random_features(rng, (1, 9, 8, 1), np.float32), (1, 9, 8, width))
+    rois = np.array([[0, 0, 0, width, 8], [0, 3, 1, width, 7]], np.float32)
+    arguments = (rois, (3, 4), 1.0, 8)
+    assert_allclose(
+        roi_align(features, *arguments), without_lanes(features, *arguments), rtol=0, atol=1e-6
+    )
+
+
+def test_more_bins_than_the_scratch_come_in_parts(rng, without_lanes):
+    features = random_features(rng, (1, 8, 9, 9), np.float32)
+    rois = np.array([[0, 1, 1, 8, 8]], np.float32)
+    size = (_cpu_channels.CELLS // 64 + 3, 130)
+    assert_array_equal(roi_align(features, rois, size), without_lanes(features, rois, size))
+
+
+def test_invalid_rows_pool_nan_in_any_layout_of_out(rng):
+    features = random_features(rng, (1, 16, 9, 9), np.float32)
+    rois = np.array([[0, 1, 1, 8, 8], [4, 1, 1, 8, 8], [0, 2, 2, 5, 5]], np.float32)
+    out = np.zeros((3, 16, 2, 2), np.float32)[:, ::-1]
+    roi_align(features, rois, 2, out=out, validate=False)
+    assert np.isnan(out[1]).all()
+    assert_array_equal(out[[0, 2]], roi_align(features, rois[[0, 2]], 2))
+
+
+POOL = """
+import sys, numpy as np
+import numba_roialign, numba_roialign._cpu_channels as channels
+features = np.ones((1, 16, 8, 8), np.float32)
+pooled = numba_roialign.roi_align(features, np.array([[0, 0, 0, 8, 8]], np.float32), 2)
+stats = channels.work_packed.stats
+print(float(pooled.mean()), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+
+def test_the_cache_is_used_and_never_stale(tmp_path):
+    """A change to a file that no cached function stands in must compile anew."""
+    package = tmp_path / "numba_roialign"
+    source = Path(numba_roialign.__file__).parent
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def run():
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        command = [sys.executable, "-c", POOL]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        mean, hits, misses = done.stdout.split()
+        return float(mean), int(hits), int(misses)
+
+    assert run() == (1.0, 0, 1)
+    assert run() == (1.0, 1, 0)
+    kernels = package / "_kernels.py"
+    changed = kernels.read_text().replace(
+        "total = total + rows.weights[i] * line",
+        "total = total + rows.weights[i] * line + rows.weights[i] * line",
+    )
+    assert changed != kernels.read_text()
+    kernels.write_text(changed)
+    assert run() == (2.0, 0, 1)
