@@ -7,17 +7,17 @@ import os
 import numpy as np
 from numba import get_num_threads, njit, prange
 
-from . import _cpu_channels, _cpu_scalar, _geometry
+from . import _cpu_channels, _cpu_columns, _cpu_scalar, _geometry
 from ._cache import cached_njit
-from ._cpu_tasks import OPTIONS, cut
+from ._cpu_tasks import OPTIONS, UNCOUNTED, Shape, cut
 from ._flat import flat_view
-from ._geometry import empty_tables
+from ._geometry import Taps, empty_tables
 from ._halves import HALF_STORAGE
 
 # Not contracted: multiply and add must not fuse in the geometry, where it would decide an adaptive
 # grid otherwise than the peers do.
-fill_row = njit(**OPTIONS)(_geometry.fill_row)
-pixel_span = njit(**OPTIONS)(_geometry.pixel_span)
+fill_row = njit(**UNCOUNTED)(_geometry.fill_row)
+pixel_span = njit(**UNCOUNTED)(_geometry.pixel_span)
 
 # Bounds the tap tables of a call to 12 MB (24 MB for float64), as long as one RoI's taps fit.
 BATCH_SLOTS = 1 << 20
@@ -30,9 +30,28 @@ SERIAL_BINS = 1 << 11
 # index and weight then serve two multiplications, and 16 lanes take 0.6 times what two 8 take.
 LANE_BYTES = 64
 MOST_LANES = int(os.environ.get("NUMBA_ROIALIGN_LANES", "16"))
+# Below, columns take the lanes instead of channels.
+FEW_CHANNELS = 8
+
+# Each schedule's function for one thread, for all, and what scratch it takes. All have the same
+# arguments, which a schedule may not need.
+SCHEDULES = {
+    "packed": (
+        _cpu_channels.work_packed,
+        _cpu_channels.work_packed_in_threads,
+        _cpu_channels.scratch_size,
+    ),
+    "in place": (
+        _cpu_channels.work_in_place,
+        _cpu_channels.work_in_place_in_threads,
+        _cpu_channels.scratch_size,
+    ),
+    "columns": (_cpu_columns.work, _cpu_columns.work_in_threads, _cpu_columns.scratch_size),
+    "scalar": (_cpu_scalar.work, _cpu_scalar.work_in_threads, _cpu_scalar.scratch_size),
+}
 
 
-@cached_njit(**OPTIONS)
+@cached_njit(**UNCOUNTED)
 def fill_rows(first, last, rois, start, sampling, convention, images, y_taps, x_taps, zero, spans):
     """Fill rows of the tables of a batch, and note the rows and columns of the map they read."""
     for row in range(first, last):
@@ -80,7 +99,9 @@ class Call:
         self.sampling, self.convention = sampling, convention
         self.tables = empty_tables(np.empty, len(rois), sampling, self.zero.dtype, BATCH_SLOTS)
         self.spans = np.zeros((len(self.tables[0]), 4), np.intp)
-        self.shape = out.shape[1:]
+        window = min(_cpu_channels.WINDOW, features.shape[2] * features.shape[3])
+        self.shape = Shape(*out.shape[1:], features.shape[3], window)
+        self.unit = Taps(np.zeros(1, np.int32), np.ones(1, self.zero.dtype), 0, 1)
         self.invalid = []  # RoIs found so that cannot be pooled
         self.batches = range(0, len(rois), len(self.tables[0]))
 
@@ -91,68 +112,69 @@ class Call:
         """Fill the tables with the batch that starts at a RoI."""
         rows = self.rows(start)
         arguments = (self.rois, start, self.sampling, self.convention, *self.tables, self.zero)
-        if rows * (self.shape[1] + self.shape[2]) < SERIAL_BINS or get_num_threads() == 1:
+        if rows * (self.shape.bins + self.shape.width) < SERIAL_BINS or get_num_threads() == 1:
             fill_rows(0, rows, *arguments, self.spans)
         else:
             fill_rows_in_threads(get_num_threads(), rows, *arguments, self.spans)
 
     def first_invalid(self, start):
         """Return the first RoI of the batch in the tables that cannot be pooled, or None."""
-        invalid = np.flatnonzero(self.tables[0][: self.rows(start)] < 0)
-        return start + int(invalid[0]) if invalid.size else None
+        row = int(self.tables[0][: self.rows(start)].argmin())
+        return start + row if self.tables[0][row] < 0 else None
 
-    def lanes(self):
-        """Return how many channels a vector holds, 1 where the scalar schedule suits better."""
-        channels, _, _ = self.shape
+    def schedule(self):
+        """Return the name of the schedule that suits the map, and how many lanes it has."""
         lanes = min(MOST_LANES, LANE_BYTES // self.zero.itemsize)
-        while lanes > max(channels, 1):
-            lanes //= 2
-        if lanes < 4 or self.sampling.width > _cpu_channels.WINDOW:
-            return 1
-        return lanes
+        channels, width, strides = self.shape.channels, self.shape.map_width, self.strides
+        if lanes > 1 and width <= _cpu_channels.WINDOW:
+            if channels >= FEW_CHANNELS:
+                while lanes > channels:
+                    lanes //= 2
+                return ("in place" if strides.channel == 1 else "packed"), lanes
+            if strides.column == 1 and width >= lanes:
+                return "columns", lanes
+        return "scalar", 1
+
+    def work(self, rows):
+        """Return about how many multiplications the batch takes, from its first RoI's taps."""
+        _, y_taps, x_taps = self.tables
+        taps = [int(axis.bounds[0, -1] - axis.bounds[0, 0]) for axis in (y_taps, x_taps)]
+        shape = self.shape
+        return rows * shape.channels * max(taps[0] * taps[1], shape.bins * shape.width)
 
     def pool(self, start):
         """Pool the batch in the tables."""
-        channels, bins, width = self.shape
-        rows, lanes = self.rows(start), self.lanes()
+        shape, rows = self.shape, self.rows(start)
         images, y_taps, x_taps = self.tables
-        taps = (y_taps.bounds[0, -1] - y_taps.bounds[0, 0]) * (
-            x_taps.bounds[0, -1] - x_taps.bounds[0, 0]
-        )
-        work = rows * channels * max(int(taps), bins * width)
-        threads = 1 if work < SERIAL_WORK else get_num_threads()
-        if lanes > 1:
-            blocks, most_bins = -(-channels // lanes), max(1, _cpu_channels.CELLS // width)
-        else:
-            blocks, most_bins = min(channels, threads), bins
-        batch = cut(start, images[:rows], self.spans[:rows], blocks, bins, most_bins, threads)
-        self.invalid += (start + np.flatnonzero(images[:rows] < 0)).tolist()
-        arguments = (self.features, self.strides, batch, y_taps, x_taps)
-        outputs = (self.pooled, self.out_strides, self.shape)
-        if lanes == 1:
-            arguments += (self.zero, *outputs)
-            if threads == 1:
-                _cpu_scalar.work(*arguments)
-            else:
-                _cpu_scalar.work_in_threads(threads, *arguments)
-            return
-        scratch = aligned_empty(threads * _cpu_channels.scratch_size(width, lanes), self.zero.dtype)
-        arguments += (*outputs, scratch, (0,) * lanes)
-        in_place = self.strides.channel == 1
+        images, spans = images[:rows], self.spans[:rows]
+        if images.min() < 0:
+            self.invalid += (start + np.flatnonzero(images < 0)).tolist()
+        name, lanes = self.schedule()
+        work, work_in_threads, scratch_size = SCHEDULES[name]
+        blocks, most_bins = shape.channels, shape.bins
+        if name in ("packed", "in place"):
+            blocks, most_bins = -(-blocks // lanes), max(1, _cpu_channels.CELLS // shape.width)
+        threads = 1 if self.work(rows) < SERIAL_WORK else get_num_threads()
+        batch = cut(start, images, spans, blocks, shape.bins, most_bins, threads)
+        arguments = (
+            self.features, self.strides, batch, y_taps, x_taps, self.unit,
+            self.pooled, self.out_strides, shape,
+            aligned_empty(threads * scratch_size(shape, lanes), self.zero.dtype), (0,) * lanes,
+        )  # fmt: skip
         if threads == 1:
-            work = _cpu_channels.work_in_place if in_place else _cpu_channels.work_packed
             work(0, *arguments)
-        elif in_place:
-            _cpu_channels.work_in_place_in_threads(threads, *arguments)
         else:
-            _cpu_channels.work_packed_in_threads(threads, *arguments)
+            work_in_threads(threads, *arguments)
 
     def finish(self):
         """Write what the schedules left out."""
-        if not np.may_share_memory(self.pooled, self.out):  # a layout that no flat view reaches
+        flags = self.out.flags
+        plain = flags.c_contiguous and flags.aligned and self.out.dtype.isnative
+        if not plain and not np.may_share_memory(self.pooled, self.out):  # flat_view copied
             native = self.out.dtype.newbyteorder("=")
             self.out[...] = self.pooled.view(native).reshape(self.out.shape)
-        self.out[self.invalid] = np.nan
+        if self.invalid:
+            self.out[self.invalid] = np.nan
 
 
 def pool(features, rois, sampling, convention, out, dtype, validate, stream=None):

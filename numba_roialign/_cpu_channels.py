@@ -31,9 +31,9 @@ CELLS = 1 << 12
 
 
 @register_jitable
-def scratch_size(width, lanes):
+def scratch_size(shape, lanes):
     """Return how many numbers of scratch a thread has."""
-    return (WINDOW + max(CELLS, width)) * lanes
+    return (shape.window + max(min(CELLS, shape.bins * shape.width), shape.width)) * lanes
 
 
 @njit(**INLINED)
@@ -132,16 +132,16 @@ def common_columns(batch, chunk):
 
 @cached_njit(**UNCOUNTED)
 def work_packed(
-    thread, features, strides, batch, y_taps, x_taps, out, out_strides, shape, scratch, tag
+    thread, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
 ):
     """Pool tasks until none is left, from packed rows of the map."""
-    channels, bins, width = shape
+    channels, bins, width = shape.channels, shape.bins, shape.width
     lanes = len(tag)
     source = view(features, 0, (0,))
     pooled, pooled_numbers = view(out, 0, tag), view(out, 0, (0,))
-    base = thread * scratch_size(width, lanes)
+    base = thread * scratch_size(shape, lanes)
     window, window_numbers = view(scratch, base, tag), view(scratch, base, (0,))
-    base += WINDOW * lanes
+    base += shape.window * lanes
     cells, cell_numbers = view(scratch, base, tag), view(scratch, base, (0,))
     while True:
         task = fetch_add(batch.counter, 1)
@@ -158,7 +158,7 @@ def work_packed(
                 left, right = batch.spans[row, 2], batch.spans[row, 3]
                 held_low, held_high = 0, 0
             columns = max(right - left, 1)
-            capacity = WINDOW // columns
+            capacity = shape.window // columns
             origin = batch.images[row] * strides.image + c * strides.channel
             origin += left * strides.column
             low, high = pixel_span(y_taps, row, share[0], share[1])
@@ -189,14 +189,14 @@ def work_packed(
 
 @cached_njit(**UNCOUNTED)
 def work_in_place(
-    thread, features, strides, batch, y_taps, x_taps, out, out_strides, shape, scratch, tag
+    thread, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
 ):
     """Pool tasks until none is left, from a map whose channels lie side by side."""
-    channels, bins, width = shape
+    channels, bins, width = shape.channels, shape.bins, shape.width
     lanes = len(tag)
     source = view(features, 0, tag)
     pooled, pooled_numbers = view(out, 0, tag), view(out, 0, (0,))
-    base = thread * scratch_size(width, lanes)
+    base = thread * scratch_size(shape, lanes)
     cells, cell_numbers = view(scratch, base, tag), view(scratch, base, (0,))
     while True:
         task = fetch_add(batch.counter, 1)
@@ -221,21 +221,21 @@ def work_in_place(
 
 @cached_njit(parallel=True, **OPTIONS)
 def work_packed_in_threads(
-    threads, features, strides, batch, y_taps, x_taps, out, out_strides, shape, scratch, tag
+    threads, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
 ):
     for thread in prange(threads):
         work_packed(
-            np.intp(thread), features, strides, batch, y_taps, x_taps, out, out_strides, shape,
-            scratch, tag,
+            np.intp(thread), features, strides, batch, y_taps, x_taps, unit,
+            out, out_strides, shape, scratch, tag,
         )  # fmt: skip
 
 
 @cached_njit(parallel=True, **OPTIONS)
 def work_in_place_in_threads(
-    threads, features, strides, batch, y_taps, x_taps, out, out_strides, shape, scratch, tag
+    threads, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
 ):
     for thread in prange(threads):
         work_in_place(
-            np.intp(thread), features, strides, batch, y_taps, x_taps, out, out_strides, shape,
-            scratch, tag,
+            np.intp(thread), features, strides, batch, y_taps, x_taps, unit,
+            out, out_strides, shape, scratch, tag,
         )  # fmt: skip

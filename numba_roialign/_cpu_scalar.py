@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit, prange
+from numba.extending import register_jitable
 
 from . import _kernels
 from ._cache import cached_njit
@@ -13,10 +14,18 @@ from ._lanes import as_numbers, fetch_add
 average_at = njit(**INLINED)(_kernels.average_at)
 
 
+@register_jitable
+def scratch_size(shape, lanes):
+    return 0
+
+
 @cached_njit(**UNCOUNTED)
-def work(features, strides, batch, y_taps, x_taps, zero, out, out_strides, shape):
+def work(
+    thread, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
+):
     """Pool tasks until none is left."""
-    channels, bins, width = shape
+    channels, bins, width = shape.channels, shape.bins, shape.width
+    zero = type(unit.weights[0])(0)
     numbers, pooled = as_numbers(features), as_numbers(out)
     images, order, blocks = batch.images, batch.order, batch.blocks
     while True:
@@ -38,7 +47,10 @@ def work(features, strides, batch, y_taps, x_taps, zero, out, out_strides, shape
 
 @cached_njit(parallel=True, **OPTIONS)
 def work_in_threads(
-    threads, features, strides, batch, y_taps, x_taps, zero, out, out_strides, shape
+    threads, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
 ):
-    for _ in prange(threads):
-        work(features, strides, batch, y_taps, x_taps, zero, out, out_strides, shape)
+    for thread in prange(threads):
+        work(
+            np.intp(thread), features, strides, batch, y_taps, x_taps, unit,
+            out, out_strides, shape, scratch, tag,
+        )  # fmt: skip

@@ -22,6 +22,8 @@ UNCOUNTED = {"_nrt": False, **OPTIONS}
 INLINED = {"forceinline": True, "fastmath": {"contract"}, **UNCOUNTED}
 
 TASKS_PER_THREAD = 4
+# Sorting this few RoIs takes longer than packing some rows again.
+FEW_ROIS = 16
 
 
 class Batch(NamedTuple):
@@ -35,6 +37,16 @@ class Batch(NamedTuple):
     blocks: int  # of channels
     parts: int  # of a RoI's rows of bins
     counter: np.ndarray  # (1,) int64: the next task
+
+
+class Shape(NamedTuple):
+    """What a schedule goes over."""
+
+    channels: int
+    bins: int  # rows of them
+    width: int  # bins in a row
+    map_width: int
+    window: int  # pixels of packed rows that the scratch of a thread holds
 
 
 @njit(**INLINED)
@@ -57,9 +69,13 @@ def cut(start, images, spans, blocks, bins, most_bins, threads) -> Batch:
     Chunks are cut before rows of bins, since the parts of one RoI read rows in common. A part has
     at most `most_bins` rows of bins.
     """
-    order = np.lexsort((spans[:, 0], images))[np.count_nonzero(images < 0) :]
-    borders = np.flatnonzero(np.diff(images[order])) + 1
-    segments = [0, *borders.tolist(), len(order)]
+    if len(images) <= FEW_ROIS and 0 <= images.min() == images.max():
+        order = np.arange(len(images))
+        segments = [0, len(order)]
+    else:
+        order = np.lexsort((spans[:, 0], images))[np.count_nonzero(images < 0) :]
+        borders = np.flatnonzero(np.diff(images[order])) + 1
+        segments = [0, *borders.tolist(), len(order)]
     wanted = -(-TASKS_PER_THREAD * threads // blocks) if threads > 1 else 1
     pieces = -(-wanted // (len(segments) - 1))
     chunks = [0]

@@ -22,6 +22,9 @@ from numba.extending import register_jitable
 
 LARGEST_GRID = 2**31
 
+# For functions that only pass arrays on: counting references to them made taps 1.6 times slower.
+uncounted = register_jitable(_nrt=False)
+
 
 class Convention(NamedTuple):
     """How one system lays its sampling grid over a box.
@@ -168,7 +171,7 @@ def samples_inside(edge, step, samples, length):
     return int(first), int(last)
 
 
-@register_jitable
+@uncounted
 def add_tap(pixels, weights, first, slot, pixel, weight):
     """Add to the taps ``first:slot`` of a bin, whose pixels ascend; return the new end.
 
@@ -187,7 +190,7 @@ def add_tap(pixels, weights, first, slot, pixel, weight):
     return slot + 1
 
 
-@register_jitable
+@uncounted
 def axis_taps(axis, taps, row, slot):
     """Write the taps of every bin of an axis into a row of the table, from `slot` on."""
     T = type(axis.start)

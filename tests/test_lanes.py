@@ -88,9 +88,19 @@ def test_lanes_equal_the_interpreter(rng):
         assert_allclose(pooled[index], value, rtol=0, atol=1e-6)
 
 
+def test_few_channels_whose_taps_lie_far_apart(rng, without_lanes):
+    features = random_features(rng, (1, 3, 9, 400), np.float32)
+    rois = np.array([[0, 0, 0, 399, 9], [0, 7, 1, 50, 8], [0, -30, 0, 900, 9]], np.float32)
+    for arguments in [(rois, (2, 3), 1.0, 1), (rois, (2, 90), 1.0, 1)]:
+        assert_allclose(
+            roi_align(features, *arguments), without_lanes(features, *arguments), rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("channels", [4, 16])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_value_that_is_not_finite_stays_in_its_bins(rng, without_lanes, value):
-    features = random_features(rng, (1, 16, 20, 20), np.float32)
+def test_a_value_that_is_not_finite_stays_in_its_bins(rng, without_lanes, value, channels):
+    features = random_features(rng, (1, channels, 20, 20), np.float32)
     features[0, 3, 8, 9] = value
     rois = random_rois(rng, 30, features.shape)
     pooled = roi_align(features, rois, 5)
