@@ -15,6 +15,7 @@ def roi_align(
     sampling_ratio=-1,
     aligned=False,
     *,
+    layout="NCHW",
     out=None,
     validate=None,
 ):
@@ -41,6 +42,9 @@ def roi_align(
     aligned : bool, default False
         True puts pixel centres at half-integer image coordinates (a shift by -0.5); False is the
         older convention, without the shift and with boxes of at least one pixel.
+    layout : {"NCHW", "NHWC"}
+        "NHWC" is channels last: `features` is (N, H, W, C) and the result (K, PH, PW, C). Neither
+        is copied, and channels last is the faster of the two.
     out : array of (K, C, PH, PW), optional
         Written and returned. It has the dtype, the family and the place of `features`.
     validate : bool, optional
@@ -97,6 +101,7 @@ def roi_align(
         (scale, scale),
         (samples, samples),
         TORCHVISION_ALIGNED if aligned else TORCHVISION,
+        layout=layout,
         out=out,
         validate=validate,
     )

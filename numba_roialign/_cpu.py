@@ -10,7 +10,7 @@ from numba import get_num_threads, njit, prange
 from . import _cpu_channels, _cpu_columns, _cpu_scalar, _geometry
 from ._cache import cached_njit
 from ._cpu_tasks import OPTIONS, UNCOUNTED, Shape, cut
-from ._flat import flat_view
+from ._flat import flat_view, in_order
 from ._geometry import Taps, empty_tables
 from ._halves import HALF_STORAGE
 
@@ -88,19 +88,19 @@ def aligned_empty(count, dtype):
 class Call:
     """One call's arrays and geometry, in the forms that kernels take."""
 
-    def __init__(self, features, rois, sampling, convention, out, dtype):
+    def __init__(self, features, rois, sampling, convention, out, layout, dtype):
         self.zero = np.float64(0) if dtype == "float64" else np.float32(0)
         storage = HALF_STORAGE.get(dtype)
         self.rois = np.ascontiguousarray(rois, np.float64)
-        self.features, self.strides = flat_view(features, storage)
+        self.features, self.strides = flat_view(features, layout, storage)
         self.features.flags.writeable = False  # one signature, whether the caller's is or not
-        self.pooled, self.out_strides = flat_view(out, storage)
+        self.pooled, self.out_strides = flat_view(out, layout, storage)
         self.out = out
         self.sampling, self.convention = sampling, convention
         self.tables = empty_tables(np.empty, len(rois), sampling, self.zero.dtype, BATCH_SLOTS)
         self.spans = np.zeros((len(self.tables[0]), 4), np.intp)
-        window = min(_cpu_channels.WINDOW, features.shape[2] * features.shape[3])
-        self.shape = Shape(*out.shape[1:], features.shape[3], window)
+        window = min(_cpu_channels.WINDOW, sampling.height * sampling.width)
+        self.shape = Shape(*in_order(layout, out.shape)[1:], sampling.width, window)
         self.unit = Taps(np.zeros(1, np.int32), np.ones(1, self.zero.dtype), 0, 1)
         self.invalid = []  # RoIs found so that cannot be pooled
         self.batches = range(0, len(rois), len(self.tables[0]))
@@ -177,13 +177,13 @@ class Call:
             self.out[self.invalid] = np.nan
 
 
-def pool(features, rois, sampling, convention, out, dtype, validate, stream=None):
+def pool(features, rois, sampling, convention, out, layout, dtype, validate, stream=None):
     """Pool `rois` of `features` into `out`, all NumPy arrays.
 
     With `validate` on (None, the default, means on) the first invalid row is returned with its
     number, and nothing is written; otherwise None, and an invalid row pools NaN.
     """
-    call = Call(features, rois, sampling, convention, out, dtype)
+    call = Call(features, rois, sampling, convention, out, layout, dtype)
     validate = validate is not False
     if validate:
         for start in call.batches:

@@ -8,8 +8,9 @@ import numpy as np
 from numba import config, cuda
 
 from . import _geometry, _kernels
-from ._flat import element_strides, flat_view, interface_of, reach
+from ._flat import element_strides, flat_view, in_order, interface_of, reach
 from ._geometry import empty_tables
+from ._kernels import Strides
 
 fill_row = cuda.jit(device=True)(_geometry.fill_row)
 average_at = cuda.jit(device=True)(_kernels.average_at)
@@ -74,8 +75,8 @@ class _Span:
         }
 
 
-def flat_device_view(array, dtype):
-    """Return a 1-D device view of the memory a 4-D array spans, and the strides in elements."""
+def flat_device_view(array, layout, dtype):
+    """Return a 1-D device view of the memory a 4-D array spans, and its `Strides`."""
     interface = interface_of(array)
     itemsize = 8 if dtype == "float64" else 4 if dtype == "float32" else 2
     shape = tuple(interface["shape"])
@@ -86,8 +87,9 @@ def flat_device_view(array, dtype):
             f"pass a contiguous copy (byte strides {interface.get('strides')})"
         )
     if config.ENABLE_CUDASIM:
-        return flat_view(array._ary)[0], strides
+        return flat_view(array._ary, layout)
     pointer, elements = interface["data"][0], reach(shape, strides)
+    strides = Strides(*in_order(layout, strides))
     if dtype != "bfloat16":
         span = _Span(pointer, elements, np.dtype(dtype).str, array)
         return cuda.as_cuda_array(span, sync=False), strides
@@ -143,7 +145,7 @@ def in_type(record, T):
     return record._make(T(field) if isinstance(field, float) else field for field in record)
 
 
-def pool(features, rois, sampling, convention, out, dtype, validate, stream):
+def pool(features, rois, sampling, convention, out, layout, dtype, validate, stream):
     """Pool `rois` of `features` into `out`, all on one device, without waiting for it.
 
     An invalid row pools NaN. With `validate` on (None, the default, means off) the call waits for a
@@ -153,9 +155,9 @@ def pool(features, rois, sampling, convention, out, dtype, validate, stream):
     stream = numba_stream(stream)
     rois = as_numba(rois)
     sampling, convention = in_type(sampling, type(zero)), in_type(convention, type(zero))
-    count, channels = out.shape[:2]
-    numbers, strides = flat_device_view(features, dtype)
-    pooled, out_strides = flat_device_view(out, dtype)
+    count, channels = in_order(layout, out.shape)[:2]
+    numbers, strides = flat_device_view(features, layout, dtype)
+    pooled, out_strides = flat_device_view(out, layout, dtype)
     tables = empty_tables(cuda.device_array, count, sampling, zero.dtype, BATCH_SLOTS)
     images = tables[0]
     batches = range(0, count, images.shape[0])

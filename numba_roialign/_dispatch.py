@@ -24,9 +24,9 @@ def stack_boxes(family, boxes):
     return target_of(family).stack_boxes([family.array(box) for box in boxes], stream)
 
 
-def pool(family, features, rois, sampling, convention, out, dtype, validate):
+def pool(family, features, rois, sampling, convention, out, layout, dtype, validate):
     """Pool on the target of `family`; see the targets' `pool`."""
     return target_of(family).pool(
         family.array(features), rois, sampling, convention, family.array(out),
-        dtype, validate, family.stream(features),
+        layout, dtype, validate, family.stream(features),
     )  # fmt: skip

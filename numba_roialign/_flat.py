@@ -10,22 +10,34 @@ import numpy as np
 
 from ._kernels import Strides
 
+# Where the image (of an output: the RoI), channel, row and column stand in an array's shape.
+LAYOUTS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 3, 1, 2)}
 
-def element_strides(shape, byte_strides, itemsize) -> Strides | None:
-    """Return the strides of a 4-D array in elements, or None where a flat view cannot have them.
+
+def in_order(layout, shape):
+    """Return the sizes or strides of a 4-D array as those of N, C, H and W."""
+    return tuple(shape[axis] for axis in LAYOUTS[layout])
+
+
+def c_strides(shape, itemsize=1):
+    """Return the strides of an array of this shape in C order."""
+    return tuple(int(stride) for stride in np.cumprod((itemsize, *shape[:0:-1]))[::-1])
+
+
+def element_strides(shape, byte_strides, itemsize):
+    """Return the strides of an array in elements, or None where a flat view cannot have them.
 
     A stride below zero would run before the first element, and one that is no multiple of the
     element size (a field of a record) between elements. `byte_strides` None means C order.
     """
     if byte_strides is None:
-        _, channels, height, width = shape
-        return Strides(channels * height * width, height * width, width, 1)
+        return c_strides(shape)
     if any(stride < 0 or stride % itemsize for stride in byte_strides):
         return None
-    return Strides(*(stride // itemsize for stride in byte_strides))
+    return tuple(stride // itemsize for stride in byte_strides)
 
 
-def reach(shape, strides: Strides) -> int:
+def reach(shape, strides) -> int:
     """Return how many elements lie from an array's first to its last, both included."""
     if 0 in shape:
         return 0
@@ -45,7 +57,7 @@ def byte_range(array):
     interface = interface_of(array)
     shape, itemsize = interface["shape"], np.dtype(interface["typestr"]).itemsize
     # None means C order, in the interfaces' convention.
-    strides = interface.get("strides") or np.cumprod((itemsize, *shape[:0:-1]))[::-1]
+    strides = interface.get("strides") or c_strides(shape, itemsize)
     reaches = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
     first = interface["data"][0]
     low = first + sum(reach for reach in reaches if reach < 0)
@@ -58,8 +70,8 @@ def overlap(one, other) -> bool:
     return low < other_high and other_low < high
 
 
-def flat_view(array: np.ndarray, storage: np.dtype | None = None):
-    """Return a 1-D view of the memory a 4-D array spans, and the array's strides in elements.
+def flat_view(array: np.ndarray, layout: str, storage: np.dtype | None = None):
+    """Return a 1-D view of the memory a 4-D array spans, and its `Strides`.
 
     `storage` names the bits instead of the dtype. A copy where no such view is: negative or odd
     strides, misaligned or byte-swapped elements.
@@ -67,10 +79,11 @@ def flat_view(array: np.ndarray, storage: np.dtype | None = None):
     strides = element_strides(array.shape, array.strides, array.itemsize)
     if strides is None or not array.flags.aligned or not array.dtype.isnative:
         array = np.array(array, array.dtype.newbyteorder("="), order="C")
-        strides = element_strides(array.shape, None, array.itemsize)
+        strides = c_strides(array.shape)
     if storage is not None:
         array = array.view(storage)
+    ordered = Strides(*in_order(layout, strides))
     if array.flags.c_contiguous:
-        return array.reshape(-1), strides
+        return array.reshape(-1), ordered
     span = (reach(array.shape, strides),)
-    return np.lib.stride_tricks.as_strided(array, span, (array.itemsize,)), strides
+    return np.lib.stride_tricks.as_strided(array, span, (array.itemsize,)), ordered

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._dispatch import pool, stack_boxes
 from ._families import check_places, family_of
-from ._flat import overlap
+from ._flat import LAYOUTS, in_order, overlap
 from ._geometry import LARGEST_GRID, Convention, Sampling, image_of
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -30,11 +30,12 @@ def adopted(name, x):
     return family, family.adopt(x)
 
 
-def check_features(features, dtype):
+def check_features(features, layout, dtype):
     if dtype not in FLOATS:
         raise TypeError(f"features must be one of {', '.join(FLOATS)}, got {dtype}")
     if len(features.shape) != 4:
-        raise ValueError(f"features must be (N, C, H, W), got shape {tuple(features.shape)}")
+        axes = ", ".join(layout)
+        raise ValueError(f"features must be ({axes}), got shape {tuple(features.shape)}")
 
 
 def check_rois(rois, dtype, columns=5, name="rois"):
@@ -122,22 +123,26 @@ class InvalidRoIError(ValueError):
 
 
 def roi_align(
-    features, rois, output_size, scale, samples, convention: Convention, *, out=None, validate=None
-):
+    features, rois, output_size, scale, samples, convention: Convention, *,
+    layout="NCHW", out=None, validate=None,
+):  # fmt: skip
     """Pool `rois` from `features` under a convention.
 
     `output_size`, `scale` and `samples` are pairs (height or y first), checked already; `rois` is
     an array of (K, 5). The public functions document the rest.
     """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     family, features = adopted("features", features)
     rois_family, rois = adopted("rois", rois)
     dtype, rois_dtype = family.dtype(features), rois_family.dtype(rois)
-    check_features(features, dtype)
+    check_features(features, layout, dtype)
     check_rois(rois, rois_dtype)
     check_places((family, features), (rois_family, rois))
-    images, channels, height, width = features.shape
+    images, channels, height, width = in_order(layout, features.shape)
     count = rois.shape[0]
-    shape = (count, channels, *output_size)
+    pooled = (channels, *output_size) if layout == "NCHW" else (*output_size, channels)
+    shape = (count, *pooled)
     if count and 0 in (images, height, width):
         raise ValueError(f"features of shape {tuple(features.shape)} has no pixels to pool")
     if out is None:
@@ -148,7 +153,7 @@ def roi_align(
         return out
     sampling = Sampling(images, height, width, *output_size, *scale, *samples)
     boxes = rois_family.array(rois)
-    invalid = pool(family, features, boxes, sampling, convention, out, dtype, validate)
+    invalid = pool(family, features, boxes, sampling, convention, out, layout, dtype, validate)
     if invalid is not None:
         raise InvalidRoIError(*invalid, images, convention)
     return out

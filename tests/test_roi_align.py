@@ -448,3 +448,23 @@ def test_float32_is_as_exact_as_its_sums_far_from_the_origin(target, rng):
     features = random_features(rng, (1, 3, 4, 2048))
     rois = np.array([(0, 1990.3, 0.1, 2003.7, 3.3), (0, 1500.7, 1, 1600.1, 2)], np.float32)
     assert_roi_align(target, features, rois, (2, 5), 0.99, 2)
+
+
+@pytest.mark.parametrize("channels", [3, 17])
+def test_channels_last_is_the_same_with_the_axes_moved(target, rng, channels):
+    shape = (2, 3, 5, 6) if target.small else (2, channels, 11, 14)
+    features, rois = random_features(rng, shape), random_rois(rng, 3, shape)
+    last = np.ascontiguousarray(features.transpose(0, 2, 3, 1))
+    expected = reference.roi_align(features, rois, (2, 3), 0.7, 2).transpose(0, 2, 3, 1)
+    arguments = (target.array(last), target.array(rois), (2, 3), 0.7, 2)
+    pooled = roi_align(*arguments, layout="NHWC")
+    target.assert_matches(pooled, expected, last, rois, scale=0.7)
+    out = target.array(np.zeros(expected.shape, np.float32))
+    assert roi_align(*arguments, layout="NHWC", out=out) is out
+    assert_array_equal(target.numpy(out), target.numpy(pooled))
+
+
+def test_layout_is_checked(target, rng):
+    features, rois = random_features(rng, (1, 2, 3, 3)), random_rois(rng, 1, (1, 2, 3, 3))
+    with pytest.raises(ValueError, match="layout"):
+        roi_align(target.array(features), target.array(rois), 2, layout="CHWN")
