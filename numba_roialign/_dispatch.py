@@ -21,7 +21,7 @@ def target_of(family):
 def stack_boxes(family, boxes):
     """Return per-image boxes, arrays of (L, 4) on one target, as one array of (K, 5)."""
     stream = family.stream(boxes[0])
-    return target_of(family).stack_boxes([family.array(box) for box in boxes], stream)
+    return target_of(family).stack_boxes([family.boxes(box) for box in boxes], stream)
 
 
 def pool(family, features, rois, sampling, convention, out, layout, dtype, validate):

@@ -52,7 +52,12 @@ class NumPy:
 
     @staticmethod
     def array(x):
-        """Return an array as its target reads it."""
+        """Return an array as its target reads it; bfloat16 may be its bits."""
+        return x
+
+    @staticmethod
+    def boxes(x):
+        """Return rois as their target reads them: numbers of any dtype."""
         return x
 
     @staticmethod
@@ -68,6 +73,11 @@ class NumPy:
 def _torch(x):
     torch = sys.modules.get("torch")
     return torch if torch is not None and isinstance(x, torch.Tensor) else None
+
+
+def _widened(x):
+    """Return a tensor of half precision, which NumPy may not know, as float32."""
+    return x.float() if x.is_floating_point() and x.element_size() < 4 else x
 
 
 class TorchCPU(NumPy):
@@ -91,6 +101,10 @@ class TorchCPU(NumPy):
         if x.dtype == torch.bfloat16:  # NumPy has no such type of its own
             return x.view(torch.int16).numpy()
         return x.numpy()
+
+    @staticmethod
+    def boxes(x) -> np.ndarray:
+        return _widened(x).numpy()
 
     @staticmethod
     def empty(shape, like):
@@ -177,6 +191,10 @@ class TorchCUDA(NumbaCUDA):
     def array(x):
         torch = sys.modules["torch"]
         return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+
+    @staticmethod
+    def boxes(x):
+        return _widened(x)
 
     @staticmethod
     def empty(shape, like):

@@ -152,7 +152,7 @@ def roi_align(
     if 0 in shape:
         return out
     sampling = Sampling(images, height, width, *output_size, *scale, *samples)
-    boxes = rois_family.array(rois)
+    boxes = rois_family.boxes(rois)
     invalid = pool(family, features, boxes, sampling, convention, out, layout, dtype, validate)
     if invalid is not None:
         raise InvalidRoIError(*invalid, images, convention)

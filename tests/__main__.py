@@ -12,10 +12,13 @@ import sys
 from importlib.util import find_spec
 
 LANES = {
-    "cpu": ({}, ["--target", "cpu"]),
-    "simulator": ({"NUMBA_ENABLE_CUDASIM": "1"}, ["--target", "cuda"]),
+    "cpu": ({}, ["--target", "cpu", "--ignore", "tests/test_ptx.py"]),
+    "simulator": (
+        {"NUMBA_ENABLE_CUDASIM": "1"},
+        ["--target", "cuda", "--ignore", "tests/test_ptx.py"],
+    ),
     "ptx": ({"NUMBA_ROIALIGN_REQUIRE_PTX": "1"}, ["tests/test_ptx.py"]),
-    "device": ({}, ["--target", "cuda"]),
+    "device": ({}, ["--target", "cuda", "--ignore", "tests/test_ptx.py"]),
 }
 
 

@@ -167,6 +167,9 @@ def test_torch_tensors_on_the_cpu(rng):
         assert type(result) is torch.Tensor
         assert result.dtype == dtype
         np.testing.assert_allclose(result.double().numpy(), expected, rtol=0, atol=tolerance)
+    coarse = torch.from_numpy(rois).bfloat16()
+    tensor = torch.from_numpy(features)
+    assert torch.equal(roi_align(tensor, coarse, 2), roi_align(tensor, coarse.float(), 2))
     out = torch.full(expected.shape, -7.0)
     channels_last = torch.from_numpy(features).contiguous(memory_format=torch.channels_last)
     assert roi_align(channels_last, torch.from_numpy(rois), 2, out=out) is out
