@@ -44,7 +44,7 @@ def roi_align(
         older convention, without the shift and with boxes of at least one pixel.
     layout : {"NCHW", "NHWC"}
         "NHWC" is channels last: `features` is (N, H, W, C) and the result (K, PH, PW, C). Neither
-        is copied, and channels last is the faster of the two.
+        is transposed on the way.
     out : array of (K, C, PH, PW), optional
         Written and returned. It has the dtype, the family and the place of `features`.
     validate : bool, optional

@@ -36,16 +36,7 @@ FEW_CHANNELS = 8
 # Each schedule's function for one thread, for all, and what scratch it takes. All have the same
 # arguments, which a schedule may not need.
 SCHEDULES = {
-    "packed": (
-        _cpu_channels.work_packed,
-        _cpu_channels.work_packed_in_threads,
-        _cpu_channels.scratch_size,
-    ),
-    "in place": (
-        _cpu_channels.work_in_place,
-        _cpu_channels.work_in_place_in_threads,
-        _cpu_channels.scratch_size,
-    ),
+    "channels": (_cpu_channels.work, _cpu_channels.work_in_threads, _cpu_channels.scratch_size),
     "columns": (_cpu_columns.work, _cpu_columns.work_in_threads, _cpu_columns.scratch_size),
     "scalar": (_cpu_scalar.work, _cpu_scalar.work_in_threads, _cpu_scalar.scratch_size),
 }
@@ -125,13 +116,13 @@ class Call:
     def schedule(self):
         """Return the name of the schedule that suits the map, and how many lanes it has."""
         lanes = min(MOST_LANES, LANE_BYTES // self.zero.itemsize)
-        channels, width, strides = self.shape.channels, self.shape.map_width, self.strides
+        channels, width = self.shape.channels, self.shape.map_width
         if lanes > 1 and width <= _cpu_channels.WINDOW:
             if channels >= FEW_CHANNELS:
                 while lanes > channels:
                     lanes //= 2
-                return ("in place" if strides.channel == 1 else "packed"), lanes
-            if strides.column == 1 and width >= lanes:
+                return "channels", lanes
+            if self.strides.column == 1 and width >= lanes:
                 return "columns", lanes
         return "scalar", 1
 
@@ -152,7 +143,7 @@ class Call:
         name, lanes = self.schedule()
         work, work_in_threads, scratch_size = SCHEDULES[name]
         blocks, most_bins = shape.channels, shape.bins
-        if name in ("packed", "in place"):
+        if name == "channels":
             blocks, most_bins = -(-blocks // lanes), max(1, _cpu_channels.CELLS // shape.width)
         threads = 1 if self.work(rows) < SERIAL_WORK else get_num_threads()
         batch = cut(start, images, spans, blocks, shape.bins, most_bins, threads)

@@ -1,10 +1,13 @@
 """The CPU schedule with channels in the lanes: a call of the element kernel pools `L` channels.
 
 Taps are the same for all channels, so the kernel pools a block of `L` channels at once, on vectors.
-Channels that lie side by side in memory (channels last) are read in place. Elsewhere the rows that
-the RoIs read are first packed into scratch, pixel by pixel with the block's channels side by side,
-and results are transposed back. The RoIs of a chunk stand in the order of their first rows, so that
-each row is packed once, just ahead of its use.
+The rows that the RoIs read are first packed into scratch, pixel by pixel with the block's channels
+side by side: transposed in squares where channels lie apart in memory, copied where they lie side
+by side (channels last). Results go the other way. The RoIs of a chunk stand in the order of their
+first rows, so that each row is packed once, just ahead of its use.
+
+Reading channels-last maps in place instead was slower, up to 5 times with large boxes on 256
+channels: pixels a power of two apart share a few sets of the cache.
 """
 
 from __future__ import annotations
@@ -37,9 +40,18 @@ def scratch_size(shape, lanes):
 
 
 @njit(**INLINED)
-def pack(source, origin, channel_stride, column_stride, window, numbers, to, pixels, lanes):
-    """Copy a run of pixels of `lanes` planes to scratch, the planes side by side."""
+def pack(source, wide, origin, strides, window, numbers, to, pixels, lanes):
+    """Copy a run of pixels of `lanes` planes to scratch, the planes side by side.
+
+    `source` and `wide` are views of the map, of one lane and of `lanes`; so are `numbers` and
+    `window` of the scratch.
+    """
+    channel_stride, column_stride = strides.channel, strides.column
     done = 0
+    if channel_stride == 1:
+        for p in range(pixels):
+            window[to + p * lanes] = wide[origin + p * column_stride]
+        return
     if column_stride == 1 and pixels >= lanes:
         while done < pixels:
             done = min(done, pixels - lanes)  # the last square overlaps the one before
@@ -51,14 +63,14 @@ def pack(source, origin, channel_stride, column_stride, window, numbers, to, pix
 
 
 @njit(**INLINED)
-def pack_rows(source, origin, strides, columns, window, numbers, to, rows, lanes):
+def pack_rows(source, wide, origin, strides, columns, window, numbers, to, rows, lanes):
     """Copy rows of `columns` pixels of `lanes` planes to scratch, where they lie end to end."""
     if strides.row == columns * strides.column:  # and in the map they do too
         rows, columns = 1, rows * columns
     for row in range(rows):
         pack(
-            source, origin + row * strides.row, strides.channel, strides.column,
-            window, numbers, to + row * columns * lanes, columns, lanes,
+            source, wide, origin + row * strides.row, strides, window, numbers,
+            to + row * columns * lanes, columns, lanes,
         )  # fmt: skip
 
 
@@ -131,13 +143,13 @@ def common_columns(batch, chunk):
 
 
 @cached_njit(**UNCOUNTED)
-def work_packed(
+def work(
     thread, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
 ):
     """Pool tasks until none is left, from packed rows of the map."""
     channels, bins, width = shape.channels, shape.bins, shape.width
     lanes = len(tag)
-    source = view(features, 0, (0,))
+    source, wide = view(features, 0, (0,)), view(features, 0, tag)
     pooled, pooled_numbers = view(out, 0, tag), view(out, 0, (0,))
     base = thread * scratch_size(shape, lanes)
     window, window_numbers = view(scratch, base, tag), view(scratch, base, (0,))
@@ -170,7 +182,7 @@ def work_packed(
                 if upto > held_high:
                     to = (held_high - held_low) * columns * lanes
                     pack_rows(
-                        source, origin + held_high * strides.row, strides, columns,
+                        source, wide, origin + held_high * strides.row, strides, columns,
                         window, window_numbers, to, upto - held_high, lanes,
                     )  # fmt: skip
                     held_high = upto
@@ -187,55 +199,12 @@ def work_packed(
             )  # fmt: skip
 
 
-@cached_njit(**UNCOUNTED)
-def work_in_place(
-    thread, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
-):
-    """Pool tasks until none is left, from a map whose channels lie side by side."""
-    channels, bins, width = shape.channels, shape.bins, shape.width
-    lanes = len(tag)
-    source = view(features, 0, tag)
-    pooled, pooled_numbers = view(out, 0, tag), view(out, 0, (0,))
-    base = thread * scratch_size(shape, lanes)
-    cells, cell_numbers = view(scratch, base, tag), view(scratch, base, (0,))
-    while True:
-        task = fetch_add(batch.counter, 1)
-        if task >= count_tasks(batch):
-            break
-        block, chunk, share = task_of(task, batch, bins)
-        c = min(block * lanes, channels - lanes)
-        for i in range(chunk[0], chunk[1]):
-            row = batch.order[i]
-            low, high = batch.spans[row, 0], batch.spans[row, 1]
-            pool_rows(
-                source, batch.images[row] * strides.image + c, strides.row, strides.column,
-                y_taps, x_taps, row, share, low, high, cells, True, lanes,
-            )  # fmt: skip
-            o = (batch.start + row) * out_strides.image + c * out_strides.channel
-            o += share[0] * out_strides.row
-            unpack(
-                cells, cell_numbers, pooled, pooled_numbers, o, out_strides,
-                share[1] - share[0], width, lanes,
-            )  # fmt: skip
-
-
 @cached_njit(parallel=True, **OPTIONS)
-def work_packed_in_threads(
+def work_in_threads(
     threads, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
 ):
     for thread in prange(threads):
-        work_packed(
-            np.intp(thread), features, strides, batch, y_taps, x_taps, unit,
-            out, out_strides, shape, scratch, tag,
-        )  # fmt: skip
-
-
-@cached_njit(parallel=True, **OPTIONS)
-def work_in_place_in_threads(
-    threads, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
-):
-    for thread in prange(threads):
-        work_in_place(
+        work(
             np.intp(thread), features, strides, batch, y_taps, x_taps, unit,
             out, out_strides, shape, scratch, tag,
         )  # fmt: skip

@@ -141,7 +141,7 @@ import sys, numpy as np
 import numba_roialign, numba_roialign._cpu_channels as channels
 features = np.ones((1, 16, 8, 8), np.float32)
 pooled = numba_roialign.roi_align(features, np.array([[0, 0, 0, 8, 8]], np.float32), 2)
-stats = channels.work_packed.stats
+stats = channels.work.stats
 print(float(pooled.mean()), sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 
