@@ -126,11 +126,18 @@ def numba_stream(handle):
     return cuda.external_stream(handle) if handle else cuda.default_stream()
 
 
+def fetch(array, stream):
+    """Return a device array on the host, once the stream has come so far."""
+    host = array.copy_to_host(stream=stream)
+    stream.synchronize()
+    return host
+
+
 def row_of(rois, n, stream):
     """Return the values of one row of rois on the host."""
     row = cuda.device_array(5, np.float64)
     over(copy_row, 1, stream)(rois, n, row)
-    return row.copy_to_host(stream=stream).tolist()
+    return fetch(row, stream).tolist()
 
 
 def as_numba(array):
@@ -165,7 +172,7 @@ def pool(features, rois, sampling, convention, out, layout, dtype, validate, str
         for start in batches:
             rows = min(images.shape[0], count - start)
             over(schedule_taps, rows, stream)(rois, start, sampling, convention, *tables, zero)
-            invalid = np.flatnonzero(images.copy_to_host(stream=stream)[:rows] < 0)
+            invalid = np.flatnonzero(fetch(images, stream)[:rows] < 0)
             if invalid.size:
                 n = start + int(invalid[0])
                 return n, row_of(rois, n, stream)
