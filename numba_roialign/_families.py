@@ -134,6 +134,10 @@ class NumbaCUDA:
         return x
 
     @staticmethod
+    def boxes(x):
+        return x
+
+    @staticmethod
     def adopt(x):
         require_cuda()
         if hasattr(x, "shape") and hasattr(x, "dtype"):
