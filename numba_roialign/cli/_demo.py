@@ -123,7 +123,7 @@ def _print_table(features, results):
     print(f"features {features.shape} {features.dtype}, aligned=True, sampling_ratio=-1\n")
     for row in rows:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    print(f"\nThe first call of all compiles; later calls: median of {REPEATS}.")
+    print(f"\nA first call may compile for seconds, once; later calls: median of {REPEATS}.")
 
 
 def draw(features, rois, names, crops, path):
