@@ -21,8 +21,8 @@ pixel_span = njit(**UNCOUNTED)(_geometry.pixel_span)
 
 # Bounds the tap tables of a call to 12 MB (24 MB for float64), as long as one RoI's taps fit.
 BATCH_SLOTS = 1 << 20
-# Below, a call runs on the calling thread alone: in outputs times the taps of one. Waking threads
-# takes 10 to 50 us, and milliseconds on a busy machine; this much work takes some 100 us.
+# Below, in multiplications, a call runs on the calling thread alone. Waking threads takes 10 to
+# 50 us, and milliseconds on a busy machine; this much work takes some 100 us.
 SERIAL_WORK = 1 << 20
 # The same for the tap tables, in bins of RoIs.
 SERIAL_BINS = 1 << 11
@@ -126,12 +126,12 @@ class Call:
                 return "columns", lanes
         return "scalar", 1
 
-    def work(self, rows):
-        """Return about how many multiplications the batch takes, from its first RoI's taps."""
-        _, y_taps, x_taps = self.tables
-        taps = [int(axis.bounds[0, -1] - axis.bounds[0, 0]) for axis in (y_taps, x_taps)]
-        shape = self.shape
-        return rows * shape.channels * max(taps[0] * taps[1], shape.bins * shape.width)
+    def multiplications(self, rows):
+        """Return about how many multiplications the batch takes."""
+        images, *tables = self.tables
+        y, x = (axis.bounds[:rows, -1] - axis.bounds[:rows, 0] for axis in tables)
+        taps = int(np.dot(y * (images[:rows] >= 0), x))  # an invalid row has no bounds
+        return self.shape.channels * max(taps, rows * self.shape.bins * self.shape.width)
 
     def pool(self, start):
         """Pool the batch in the tables."""
@@ -145,7 +145,7 @@ class Call:
         blocks, most_bins = shape.channels, shape.bins
         if name == "channels":
             blocks, most_bins = -(-blocks // lanes), max(1, _cpu_channels.CELLS // shape.width)
-        threads = 1 if self.work(rows) < SERIAL_WORK else get_num_threads()
+        threads = 1 if self.multiplications(rows) < SERIAL_WORK else get_num_threads()
         batch = cut(start, images, spans, blocks, shape.bins, most_bins, threads)
         arguments = (
             self.features, self.strides, batch, y_taps, x_taps, self.unit,

@@ -16,6 +16,7 @@ average_at = njit(**INLINED)(_kernels.average_at)
 
 @register_jitable
 def scratch_size(shape, lanes):
+    """Return how many numbers of scratch a thread has: none are needed."""
     return 0
 
 

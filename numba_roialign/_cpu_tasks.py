@@ -3,6 +3,9 @@
 A task is a chunk of RoIs, on a block of channels, for some of their rows of bins. Threads take
 tasks from a common counter, so that one enormous RoI among many small ones holds up nobody. Every
 output is computed within one task in one order: results do not depend on the number of threads.
+
+Each schedule writes out its own loop over tasks and its own parallel wrapper: a function that takes
+the schedule as an argument, or closes over it, misses the on-disk cache in every process.
 """
 
 from __future__ import annotations

@@ -158,6 +158,8 @@ class NumbaCUDA:
 
 
 class CuPy(NumbaCUDA):
+    """CuPy arrays, from its memory pool and on its current stream."""
+
     @staticmethod
     def owns(x) -> bool:
         cupy = sys.modules.get("cupy")
@@ -179,6 +181,8 @@ class CuPy(NumbaCUDA):
 
 
 class TorchCUDA(NumbaCUDA):
+    """PyTorch tensors on a device, from its caching allocator and on its current stream."""
+
     @staticmethod
     def owns(x) -> bool:
         return _torch(x) is not None and x.device.type == "cuda"
