@@ -8,13 +8,12 @@ in the user's cache folder.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 from pathlib import Path
 
 from numba import njit
-from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
 
 
 @functools.cache
@@ -37,16 +36,20 @@ class _PackageCache(FunctionCache):
     _impl_class = _PackageCacheImpl
 
 
-def cached_njit(**options):
-    """Return `numba.njit` with the package's cache: for functions that Python calls.
+def package_cache(function):
+    """Return a function's cache; where no folder can be written, it compiles in every process."""
+    try:
+        return _PackageCache(function)
+    except RuntimeError:  # Numba's word for "no locator available"
+        return NullCache()
 
-    Where no folder can be written, functions compile in every process.
-    """
+
+def cached_njit(**options):
+    """Return `numba.njit` with the package's cache: for functions that Python calls."""
 
     def decorate(function):
         dispatcher = njit(**options)(function)
-        with contextlib.suppress(RuntimeError):  # Numba's word for "no locator available"
-            dispatcher._cache = _PackageCache(function)
+        dispatcher._cache = package_cache(function)
         return dispatcher
 
     return decorate

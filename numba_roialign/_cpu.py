@@ -1,66 +1,30 @@
-"""The CPU target: which schedule suits a call, and its launch on NumPy arrays."""
+"""The CPU target: a call on NumPy arrays, from its plan to the last written row."""
 
 from __future__ import annotations
 
-import os
+from typing import ClassVar
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads
 
-from . import _cpu_channels, _cpu_columns, _cpu_scalar, _geometry
-from ._cache import cached_njit
-from ._cpu_tasks import OPTIONS, UNCOUNTED, Shape, cut
-from ._flat import flat_view, in_order
-from ._geometry import Taps, empty_tables
-from ._halves import HALF_STORAGE
+from . import _cpu_plan
+from ._cpu_job import ADDRESSES, FOUND, POSITIONS
+from ._cpu_plan import memory_layout, plan_of
+from ._cpu_tasks import FEW_ROIS, cut, in_order
+from ._flat import in_place
+from ._memory import LINE, address_of, aligned_empty
 
-# Not contracted: multiply and add must not fuse in the geometry, where it would decide an adaptive
-# grid otherwise than the peers do.
-fill_row = njit(**UNCOUNTED)(_geometry.fill_row)
-pixel_span = njit(**UNCOUNTED)(_geometry.pixel_span)
-
-# Bounds the tap tables of a call to 12 MB (24 MB for float64), as long as one RoI's taps fit.
-BATCH_SLOTS = 1 << 20
 # Below, in multiplications, a call runs on the calling thread alone. Waking threads takes 10 to
 # 50 us, and milliseconds on a busy machine; this much work takes some 100 us.
 SERIAL_WORK = 1 << 20
 # The same for the tap tables, in bins of RoIs.
 SERIAL_BINS = 1 << 11
-# Most lanes of a vector, in bytes; 1 lane is the scalar schedule. Twice a register of AVX2: a tap's
-# index and weight then serve two multiplications, and 16 lanes take 0.6 times what two 8 take.
-LANE_BYTES = 64
-MOST_LANES = int(os.environ.get("NUMBA_ROIALIGN_LANES", "16"))
-# Below, columns take the lanes instead of channels.
-FEW_CHANNELS = 8
-
-# Each schedule's function for one thread, for all, and what scratch it takes. All have the same
-# arguments, which a schedule may not need.
-SCHEDULES = {
-    "channels": (_cpu_channels.work, _cpu_channels.work_in_threads, _cpu_channels.scratch_size),
-    "columns": (_cpu_columns.work, _cpu_columns.work_in_threads, _cpu_columns.scratch_size),
-    "scalar": (_cpu_scalar.work, _cpu_scalar.work_in_threads, _cpu_scalar.scratch_size),
-}
-
-
-@cached_njit(**UNCOUNTED)
-def fill_rows(first, last, rois, start, sampling, convention, images, y_taps, x_taps, zero, spans):
-    """Fill rows of the tables of a batch, and note the rows and columns of the map they read."""
-    for row in range(first, last):
-        fill_row(images, y_taps, x_taps, row, rois, start + row, sampling, convention, zero)
-        if images[row] >= 0:
-            spans[row, 0], spans[row, 1] = pixel_span(y_taps, row, 0, sampling.output_height)
-            spans[row, 2], spans[row, 3] = pixel_span(x_taps, row, 0, sampling.output_width)
-
-
-@cached_njit(parallel=True, **OPTIONS)
-def fill_rows_in_threads(
-    threads, last, rois, start, sampling, convention, images, y_taps, x_taps, zero, spans
-):
-    for thread in prange(threads):
-        fill_rows(
-            np.intp(thread) * last // threads, (np.intp(thread) + 1) * last // threads,
-            rois, start, sampling, convention, images, y_taps, x_taps, zero, spans,
-        )  # fmt: skip
+# Results of at least this many bytes are written around the caches, which they only flush: 50 MB
+# take half the time.
+STREAM_BYTES = 16 << 20
+# Workspaces kept for later calls, and the most bytes of one.
+SPARES, SPARE_BYTES = 2, 64 << 20
+JOB_BYTES = -(-8 * len(POSITIONS) // LINE) * LINE
 
 
 def stack_boxes(boxes, stream=None):
@@ -69,103 +33,104 @@ def stack_boxes(boxes, stream=None):
     return np.column_stack([images, np.concatenate(boxes)])
 
 
-def aligned_empty(count, dtype):
-    """Return an array that starts on a cache line, which no vector of lanes then straddles."""
-    array = np.empty(count + 64, dtype)
-    skip = -array.ctypes.data % 64 // array.itemsize
-    return array[skip : skip + count]
+class Workspace:
+    """Memory for a call: its job, and the arrays that the job points to.
+
+    It is kept for the next call. Where a page of new memory costs 3 us, as on virtual machines,
+    those of a small call took longer than its work.
+    """
+
+    spare: ClassVar[list[Workspace]] = []  # not in use
+
+    def __init__(self, size):
+        self.memory = aligned_empty(JOB_BYTES + size)
+        self.address = address_of(self.memory)
+        self.job = self.memory[: 8 * len(POSITIONS)].view(np.int64)
+
+    @classmethod
+    def borrow(cls, size):
+        """Return a workspace with so many bytes beside the job, until it is given back."""
+        try:
+            workspace = cls.spare.pop()
+        except IndexError:
+            return cls(size)
+        return workspace if workspace.memory.size >= JOB_BYTES + size else cls(size)
+
+    def give_back(self):
+        if self.memory.size <= SPARE_BYTES and len(self.spare) < SPARES:
+            self.spare.append(self)
+
+    def set(self, **fields):
+        """Set fields of the job."""
+        job = self.job
+        for name, value in fields.items():
+            job[POSITIONS[name]] = value
+
+    def table(self, name, count):
+        """Return the first integers of an array."""
+        start = int(self.job[POSITIONS[name]]) - self.address
+        return self.memory[start : start + 8 * count].view(np.int64)
 
 
 class Call:
-    """One call's arrays and geometry, in the forms that kernels take."""
+    """One call, batch by batch of RoIs."""
 
-    def __init__(self, features, rois, sampling, convention, out, layout, dtype):
-        self.zero = np.float64(0) if dtype == "float64" else np.float32(0)
-        storage = HALF_STORAGE.get(dtype)
-        self.rois = np.ascontiguousarray(rois, np.float64)
-        self.features, self.strides = flat_view(features, layout, storage)
-        self.features.flags.writeable = False  # one signature, whether the caller's is or not
-        self.pooled, self.out_strides = flat_view(out, layout, storage)
-        self.out = out
-        self.sampling, self.convention = sampling, convention
-        self.tables = empty_tables(np.empty, len(rois), sampling, self.zero.dtype, BATCH_SLOTS)
-        self.spans = np.zeros((len(self.tables[0]), 4), np.intp)
-        window = min(_cpu_channels.WINDOW, sampling.height * sampling.width)
-        self.shape = Shape(*in_order(layout, out.shape)[1:], sampling.width, window)
-        self.unit = Taps(np.zeros(1, np.int32), np.ones(1, self.zero.dtype), 0, 1)
+    def __init__(self, plan, features, rois, out):
+        self.plan, self.rois, self.out = plan, rois, out
+        self.table_rows = plan.table_rows(len(rois))
+        small = len(rois) * plan.most_taps * plan.channels < SERIAL_WORK
+        self.threads = 1 if small else get_num_threads()
+        size, starts = memory_layout(plan, self.table_rows, self.threads)
+        self.workspace = Workspace.borrow(size)
+        job, out_address = self.workspace.job, address_of(out)
+        np.add(starts, self.workspace.address + JOB_BYTES, out=job[: len(ADDRESSES)])
+        job[len(ADDRESSES) :] = plan.numbers
+        self.workspace.set(
+            features=address_of(features),
+            rois=address_of(rois),
+            out=out_address,
+            out_skew=-out_address % LINE // plan.storage_bytes,
+            table_rows=self.table_rows,
+            y_slots=self.table_rows * plan.y_capacity,
+            x_slots=self.table_rows * plan.x_capacity,
+        )
+        self.streams = plan.can_stream and out.nbytes >= STREAM_BYTES
+        if plan.staging_size == 0:  # written from vectors, which must not straddle a line
+            self.streams = self.streams and out_address % LINE == 0
         self.invalid = []  # RoIs found so that cannot be pooled
-        self.batches = range(0, len(rois), len(self.tables[0]))
-
-    def rows(self, start):
-        return min(len(self.tables[0]), len(self.rois) - start)
+        self.batches = range(0, len(rois), self.table_rows)
 
     def fill(self, start):
-        """Fill the tables with the batch that starts at a RoI."""
-        rows = self.rows(start)
-        arguments = (self.rois, start, self.sampling, self.convention, *self.tables, self.zero)
-        if rows * (self.shape.bins + self.shape.width) < SERIAL_BINS or get_num_threads() == 1:
-            fill_rows(0, rows, *arguments, self.spans)
-        else:
-            fill_rows_in_threads(get_num_threads(), rows, *arguments, self.spans)
+        """Fill the tables with the batch that starts at a RoI; return what was found there."""
+        plan, rows = self.plan, min(self.table_rows, len(self.rois) - start)
+        few = rows * (plan.output_height + plan.output_width) < SERIAL_BINS
+        threads = 1 if few else self.threads
+        self.workspace.set(start=start, rows=rows, threads=threads)
+        plan.fill.run(threads, self.workspace.address)
+        found = self.workspace.table("found", threads * FOUND).tolist()
+        invalid, first_invalid, low, high, taps = (found[n::FOUND] for n in range(5))
+        return rows, sum(invalid), start + min(first_invalid), min(low), max(high), sum(taps)
 
-    def first_invalid(self, start):
-        """Return the first RoI of the batch in the tables that cannot be pooled, or None."""
-        row = int(self.tables[0][: self.rows(start)].argmin())
-        return start + row if self.tables[0][row] < 0 else None
-
-    def schedule(self):
-        """Return the name of the schedule that suits the map, and how many lanes it has."""
-        lanes = min(MOST_LANES, LANE_BYTES // self.zero.itemsize)
-        channels, width = self.shape.channels, self.shape.map_width
-        if lanes > 1 and width <= _cpu_channels.WINDOW:
-            if channels >= FEW_CHANNELS:
-                while lanes > channels:
-                    lanes //= 2
-                return "channels", lanes
-            if self.strides.column == 1 and width >= lanes:
-                return "columns", lanes
-        return "scalar", 1
-
-    def multiplications(self, rows):
-        """Return about how many multiplications the batch takes."""
-        images, *tables = self.tables
-        y, x = (axis.bounds[:rows, -1] - axis.bounds[:rows, 0] for axis in tables)
-        taps = int(np.dot(y * (images[:rows] >= 0), x))  # an invalid row has no bounds
-        return self.shape.channels * max(taps, rows * self.shape.bins * self.shape.width)
-
-    def pool(self, start):
+    def pool(self, start, found):
         """Pool the batch in the tables."""
-        shape, rows = self.shape, self.rows(start)
-        images, y_taps, x_taps = self.tables
-        images, spans = images[:rows], self.spans[:rows]
-        if images.min() < 0:
+        plan, table = self.plan, self.workspace.table
+        rows, invalid, _, low, high, taps = found
+        segments = [0, rows]
+        if invalid or low < high or rows > FEW_ROIS:
+            images, spans = table("table_images", rows), table("spans", 4 * rows)
+            order, segments = in_order(images, spans.reshape(rows, 4))
+            table("order", len(order))[:] = order
             self.invalid += (start + np.flatnonzero(images < 0)).tolist()
-        name, lanes = self.schedule()
-        work, work_in_threads, scratch_size = SCHEDULES[name]
-        blocks, most_bins = shape.channels, shape.bins
-        if name == "channels":
-            blocks, most_bins = -(-blocks // lanes), max(1, _cpu_channels.CELLS // shape.width)
-        threads = 1 if self.multiplications(rows) < SERIAL_WORK else get_num_threads()
-        batch = cut(start, images, spans, blocks, shape.bins, most_bins, threads)
-        arguments = (
-            self.features, self.strides, batch, y_taps, x_taps, self.unit,
-            self.pooled, self.out_strides, shape,
-            aligned_empty(threads * scratch_size(shape, lanes), self.zero.dtype), (0,) * lanes,
-        )  # fmt: skip
-        if threads == 1:
-            work(0, *arguments)
-        else:
-            work_in_threads(threads, *arguments)
-
-    def finish(self):
-        """Write what the schedules left out."""
-        flags = self.out.flags
-        plain = flags.c_contiguous and flags.aligned and self.out.dtype.isnative
-        if not plain and not np.may_share_memory(self.pooled, self.out):  # flat_view copied
-            native = self.out.dtype.newbyteorder("=")
-            self.out[...] = self.pooled.view(native).reshape(self.out.shape)
-        if self.invalid:
-            self.out[self.invalid] = np.nan
+            if invalid == rows:
+                return
+        work = plan.channels * max(taps, rows * plan.output_height * plan.output_width)
+        threads = 1 if work < SERIAL_WORK else self.threads
+        chunks, parts = cut(segments, plan.blocks, plan.output_height, plan.most_rows, threads)
+        if len(chunks) > 2 or invalid:
+            table("chunks", len(chunks))[:] = chunks
+        streams = self.streams and parts == 1
+        self.workspace.set(chunk_count=len(chunks) - 1, parts=parts, streams=streams)
+        plan.work.run(threads, self.workspace.address)
 
 
 def pool(features, rois, sampling, convention, out, layout, dtype, validate, stream=None):
@@ -174,17 +139,25 @@ def pool(features, rois, sampling, convention, out, layout, dtype, validate, str
     With `validate` on (None, the default, means on) the first invalid row is returned with its
     number, and nothing is written; otherwise None, and an invalid row pools NaN.
     """
-    call = Call(features, rois, sampling, convention, out, layout, dtype)
-    validate = validate is not False
-    if validate:
+    source, target = in_place(features), in_place(out)
+    plan = plan_of(
+        layout, source.shape, source.strides, target.shape[1:], target.strides, dtype,
+        sampling, convention, _cpu_plan.MOST_LANES,
+    )  # fmt: skip
+    call = Call(plan, source, np.ascontiguousarray(rois, np.float64), target)
+    if validate is not False:
         for start in call.batches:
-            call.fill(start)
-            n = call.first_invalid(start)
-            if n is not None:
-                return n, call.rois[n].tolist()
+            found = call.fill(start)
+            if found[1]:
+                return found[2], call.rois[found[2]].tolist()
     for start in call.batches:
-        if len(call.batches) > 1 or not validate:
-            call.fill(start)
-        call.pool(start)
-    call.finish()
+        if len(call.batches) > 1 or validate is False:
+            found = call.fill(start)
+        call.pool(start, found)
+    call.workspace.give_back()
+    if target is not out:
+        native = out.dtype.newbyteorder("=")
+        out[...] = target.view(native)
+    if call.invalid:
+        out[call.invalid] = np.nan
     return None

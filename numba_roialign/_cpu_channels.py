@@ -13,85 +13,67 @@ channels: pixels a power of two apart share a few sets of the cache.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
-from numba.extending import register_jitable
+from numba import njit
 
 from . import _geometry, _kernels
-from ._cache import cached_njit
-from ._cpu_tasks import INLINED, OPTIONS, UNCOUNTED, count_tasks, task_of
+from ._cpu_job import INLINED, axis_tables
+from ._cpu_results import write
+from ._cpu_tables import pixel_span
+from ._cpu_tasks import next_task
 from ._geometry import Taps
-from ._lanes import fetch_add, tile, view, zero_of
+from ._lanes import fence, tile, view, zero_of
 
 average = njit(**INLINED)(_kernels.average)
 bin_taps = njit(**INLINED)(_geometry.bin_taps)
-pixel_span = njit(**UNCOUNTED)(_geometry.pixel_span)
 
-# A thread's scratch: pixels of packed rows, and bins of results. With 16 lanes of float32 that is
-# 8.6 MB, of which a call touches only what it needs. A RoI with more rows than fit is pooled from
+# A thread's scratch: pixels of packed rows, and bins of results. With 32 lanes of float32 that is
+# 9 MB, of which a call touches only what it needs. A RoI with more rows than fit is pooled from
 # bands of rows, one with more bins in parts.
-WINDOW = 1 << 17
+WINDOW = 1 << 16
 CELLS = 1 << 12
 
 
-@register_jitable
-def scratch_size(shape, lanes):
+def most_rows(width):
+    """Return how many rows of bins a part may have."""
+    return max(1, CELLS // width)
+
+
+def scratch_size(bins, width, window, lanes):
     """Return how many numbers of scratch a thread has."""
-    return (shape.window + max(min(CELLS, shape.bins * shape.width), shape.width)) * lanes
+    return (window + min(bins, most_rows(width)) * width) * lanes
 
 
 @njit(**INLINED)
-def pack(source, wide, origin, strides, window, numbers, to, pixels, lanes):
-    """Copy a run of pixels of `lanes` planes to scratch, the planes side by side.
-
-    `source` and `wide` are views of the map, of one lane and of `lanes`; so are `numbers` and
-    `window` of the scratch.
-    """
-    channel_stride, column_stride = strides.channel, strides.column
-    done = 0
+def pack(job, origin, to, pixels):
+    """Copy a run of pixels of a block's planes to scratch, the planes side by side."""
+    channel_stride, column_stride = job.in_channel, job.in_column
+    lanes, square = len(job.tag), len(job.square)
     if channel_stride == 1:
+        source, target = view(job.features, 0, job.tag), view(job.scratch, 0, job.tag)
         for p in range(pixels):
-            window[to + p * lanes] = wide[origin + p * column_stride]
-        return
-    if column_stride == 1 and pixels >= lanes:
-        while done < pixels:
-            done = min(done, pixels - lanes)  # the last square overlaps the one before
-            tile(source, origin + done, channel_stride, window, to + done * lanes, lanes)
-            done += lanes
-    for p in range(done, pixels):
-        for k in range(lanes):
-            numbers[to + p * lanes + k] = source[origin + p * column_stride + k * channel_stride]
+            target[to + p * lanes] = source[origin + p * column_stride]
+    elif column_stride == 1 and pixels >= square:
+        source, target = view(job.features, 0, job.square), view(job.scratch, 0, job.square)
+        for k in range(0, lanes, square):
+            plane = origin + k * channel_stride
+            for p in range(0, pixels, square):
+                p = min(p, pixels - square)  # the last square overlaps the one before
+                tile(source, plane + p, channel_stride, target, to + p * lanes + k, lanes)
+    else:
+        source, target = view(job.features, 0, (0,)), view(job.scratch, 0, (0,))
+        for p in range(pixels):
+            for k in range(lanes):
+                element = origin + p * column_stride + k * channel_stride
+                target[to + p * lanes + k] = source[element]
 
 
 @njit(**INLINED)
-def pack_rows(source, wide, origin, strides, columns, window, numbers, to, rows, lanes):
-    """Copy rows of `columns` pixels of `lanes` planes to scratch, where they lie end to end."""
-    if strides.row == columns * strides.column:  # and in the map they do too
+def pack_rows(job, origin, columns, to, rows):
+    """Copy rows of `columns` pixels of a block's planes to scratch, where they lie end to end."""
+    if job.in_row == columns * job.in_column:  # and in the map they do too
         rows, columns = 1, rows * columns
     for row in range(rows):
-        pack(
-            source, wide, origin + row * strides.row, strides, window, numbers,
-            to + row * columns * lanes, columns, lanes,
-        )  # fmt: skip
-
-
-@njit(**INLINED)
-def unpack(cells, numbers, out, out_numbers, at, strides, bins, width, lanes):
-    """Copy results, the planes side by side, to rows of bins of `lanes` planes."""
-    pixels, done = bins * width, 0
-    if strides.channel == 1:
-        for p in range(pixels):
-            o = at + (p // width) * strides.row + (p % width) * strides.column
-            out[o] = cells[p * lanes]
-        return
-    if strides.column == 1 and strides.row == width and pixels >= lanes:
-        while done + 2 < pixels:  # a bin or two are cheaper one by one
-            done = min(done, pixels - lanes)
-            tile(cells, done * lanes, lanes, out_numbers, at + done, strides.channel)
-            done += lanes
-    for p in range(done, pixels):
-        o = at + (p // width) * strides.row + (p % width) * strides.column
-        for k in range(lanes):
-            out_numbers[o + k * strides.channel] = numbers[p * lanes + k]
+        pack(job, origin + row * job.in_row, to + row * columns * len(job.tag), columns)
 
 
 @njit(**INLINED)
@@ -106,35 +88,38 @@ def clipped(taps, low, high):
 
 
 @njit(**INLINED)
-def pool_rows(
-    features, origin, row_stride, column_stride, y_taps, x_taps, row, share, low, high, cells,
-    fresh, lanes,
-):  # fmt: skip
-    """Pool what rows ``low:high`` of the map give to some rows of bins, or add it to `cells`."""
-    width = x_taps.bounds.shape[1] - 1
-    zero = zero_of(cells)
-    origin, cell = np.uintp(origin), 0
-    row_stride, column_stride = np.uintp(row_stride), np.uintp(column_stride)
+def pool_rows(job, y_taps, x_taps, window, row, share, low, high, cells, fresh):
+    """Pool what rows ``low:high`` of the map give to some rows of bins, or add it to `cells`.
+
+    `window` says where pixel 0 of row 0 would lie in scratch, and how far rows lie apart.
+    """
+    lanes, width = len(job.tag), job.output_width
+    numbers = view(job.scratch, 0, job.tag)
+    zero = zero_of(numbers)
+    origin, row_stride, column_stride = np.uintp(window[0]), np.uintp(window[1]), np.uintp(lanes)
     for ph in range(share[0], share[1]):
         rows = clipped(bin_taps(y_taps, row, ph), low, high)
         for pw in range(width):
             columns = bin_taps(x_taps, row, pw)
-            total = zero if fresh else cells[cell]
-            cells[cell] = average(
-                features, origin, row_stride, column_stride, rows, columns, zero, total
+            total = zero if fresh else numbers[cells]
+            numbers[cells] = average(
+                numbers, origin, row_stride, column_stride, rows, columns, zero, total
             )
-            cell += lanes
+            cells += lanes
 
 
 @njit(**INLINED)
-def common_columns(batch, chunk):
+def common_columns(job, chunk):
     """Return the columns of a chunk's common window, or 0, 0 where each RoI takes its own.
 
     Packing once what RoIs have in common pays while it is no more than packing for each.
     """
     low, high, left, right, alone = 1 << 60, 0, 1 << 60, 0, 0
     for i in range(chunk[0], chunk[1]):
-        y0, y1, x0, x1 = batch.spans[batch.order[i]]
+        span = 4 * job.order[i]
+        y0, y1, x0, x1 = (
+            job.spans[span], job.spans[span + 1], job.spans[span + 2], job.spans[span + 3]
+        )  # fmt: skip
         low, high, left, right = min(low, y0), max(high, y1), min(left, x0), max(right, x1)
         alone += (y1 - y0) * (x1 - x0)
     if (high - low) * (right - left) <= alone:
@@ -142,69 +127,68 @@ def common_columns(batch, chunk):
     return 0, 0
 
 
-@cached_njit(**UNCOUNTED)
-def work(
-    thread, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
-):
-    """Pool tasks until none is left, from packed rows of the map."""
-    channels, bins, width = shape.channels, shape.bins, shape.width
-    lanes = len(tag)
-    source, wide = view(features, 0, (0,)), view(features, 0, tag)
-    pooled, pooled_numbers = view(out, 0, tag), view(out, 0, (0,))
-    base = thread * scratch_size(shape, lanes)
-    window, window_numbers = view(scratch, base, tag), view(scratch, base, (0,))
-    base += shape.window * lanes
-    cells, cell_numbers = view(scratch, base, tag), view(scratch, base, (0,))
-    while True:
-        task = fetch_add(batch.counter, 1)
-        if task >= count_tasks(batch):
-            break
-        block, chunk, share = task_of(task, batch, bins)
-        c = min(block * lanes, channels - lanes)  # the last block overlaps the one before
-        left, right = common_columns(batch, chunk)
-        common = right > left
-        held_low, held_high = 0, 0  # the rows that the window holds
-        for i in range(chunk[0], chunk[1]):
-            row = batch.order[i]
-            if not common:
-                left, right = batch.spans[row, 2], batch.spans[row, 3]
-                held_low, held_high = 0, 0
-            columns = max(right - left, 1)
-            capacity = shape.window // columns
-            origin = batch.images[row] * strides.image + c * strides.channel
-            origin += left * strides.column
-            low, high = pixel_span(y_taps, row, share[0], share[1])
-            fresh = True
-            while fresh or low < high:
-                upto = min(low + capacity, high)
-                if low < held_low or low > held_high or upto > held_low + capacity:
-                    held_low, held_high = low, low
-                if upto > held_high:
-                    to = (held_high - held_low) * columns * lanes
-                    pack_rows(
-                        source, wide, origin + held_high * strides.row, strides, columns,
-                        window, window_numbers, to, upto - held_high, lanes,
-                    )  # fmt: skip
-                    held_high = upto
-                pool_rows(
-                    window, -(held_low * columns + left) * lanes, columns * lanes, lanes,
-                    y_taps, x_taps, row, share, low, upto, cells, fresh, lanes,
-                )  # fmt: skip
-                low, fresh = upto, False
-            o = (batch.start + row) * out_strides.image + c * out_strides.channel
-            o += share[0] * out_strides.row
-            unpack(
-                cells, cell_numbers, pooled, pooled_numbers, o, out_strides,
-                share[1] - share[0], width, lanes,
+@njit(**INLINED)
+def own_columns(job, row):
+    """Return the columns of a RoI's own window: at least a square's, which packs fastest."""
+    left, right = job.spans[4 * row + 2], job.spans[4 * row + 3]
+    least = min(len(job.square), job.width)
+    if right - left < least:
+        left = min(left, job.width - least)
+        right = left + least
+    return left, right
+
+
+@njit(**INLINED)
+def pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base):
+    """Pool a RoI from packed rows, band by band; return which rows the window then holds.
+
+    `plane` is the block's first element in the RoI's image, and `held` the rows that the window
+    holds at first.
+    """
+    lanes, columns = len(job.tag), right - left
+    capacity = job.window // columns
+    pitch = columns * lanes
+    cells = base + job.window * lanes
+    held_low, held_high = held
+    low, high = pixel_span(y_taps, row, share[0], share[1])
+    fresh = True
+    while fresh or low < high:
+        upto = min(low + capacity, high)
+        if low < held_low or low > held_high or upto > held_low + capacity:
+            held_low, held_high = low, low
+        if upto > held_high:
+            pack_rows(
+                job, plane + held_high * job.in_row + left * job.in_column, columns,
+                base + (held_high - held_low) * pitch, upto - held_high,
             )  # fmt: skip
+            held_high = upto
+        window = base - held_low * pitch - left * lanes, pitch
+        pool_rows(job, y_taps, x_taps, window, row, share, low, upto, cells, fresh)
+        low, fresh = upto, False
+    return held_low, held_high
 
 
-@cached_njit(parallel=True, **OPTIONS)
-def work_in_threads(
-    threads, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
-):
-    for thread in prange(threads):
-        work(
-            np.intp(thread), features, strides, batch, y_taps, x_taps, unit,
-            out, out_strides, shape, scratch, tag,
-        )  # fmt: skip
+def work(thread, job):
+    """Pool tasks until none is left, from packed rows of the map."""
+    lanes = len(job.tag)
+    y_taps, x_taps = axis_tables(job)
+    base = thread * job.scratch_size
+    cells, staging = base + job.window * lanes, thread * job.staging_size
+    while True:
+        block, chunk, share = next_task(job)
+        if block < 0:
+            break
+        c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
+        left, right = common_columns(job, chunk)
+        common = right > left
+        held = 0, 0
+        for i in range(chunk[0], chunk[1]):
+            row = job.order[i]
+            if not common:
+                left, right = own_columns(job, row)
+                held = 0, 0
+            plane = job.table_images[row] * job.in_image + c * job.in_channel
+            held = pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base)
+            o = (job.start + row) * job.out_image + c * job.out_channel
+            write(job, cells, staging, o + share[0] * job.out_row, share[1] - share[0])
+    fence()

@@ -1,88 +1,148 @@
-"""The CPU schedule with columns in the lanes, for maps of few channels, such as photographs.
+"""The CPU schedule for maps of few channels, such as photographs: columns, then rows, in lanes.
 
-The sum over rows is the same for all bins of a row, at every column. So for each row of bins the
-element kernel first sums the rows, `L` neighbouring columns at a time, into a line of scratch; then
-it sums each bin's columns from that line. Both are the one element kernel, with a single tap of
-weight one on the other axis.
+The sum over a bin's rows is the same for all bins of a row, at every column. So the element
+kernel's inner half first sums rows, `L` neighbouring columns at a time, into one line for each of
+`L` rows of bins; the lines are transposed; and then it sums columns, for the `L` rows at once.
+
+Where channels lie side by side (channels last) a line holds all channels of its columns.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
-from numba.extending import register_jitable
+from numba import njit
 
 from . import _geometry, _kernels
-from ._cache import cached_njit
-from ._cpu_tasks import INLINED, OPTIONS, UNCOUNTED, count_tasks, task_of
-from ._geometry import Taps
-from ._lanes import fetch_add, view, zero_of
+from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
+from ._cpu_results import transpose
+from ._cpu_tasks import next_task
+from ._lanes import tile, view, zero_of
 
 average = njit(**INLINED)(_kernels.average)
+weighted = njit(**INLINED)(_kernels.weighted)
 bin_taps = njit(**INLINED)(_geometry.bin_taps)
 
-
-@register_jitable
-def scratch_size(shape, lanes):
-    """Return how many numbers of scratch a thread has: a line, to a multiple of the lanes."""
-    return (shape.map_width + lanes - 1) // lanes * lanes
+# With more columns per tap than this, bins are pooled one by one: few of a line's columns count.
+SPARSE = 4
 
 
-@cached_njit(**UNCOUNTED)
-def work(
-    thread, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
-):
+def scratch_size(line, results, lanes):
+    """Return how many numbers of scratch a thread has: lines, those transposed, and results.
+
+    `line` is how many numbers of the map a line may have, and `results` how many it gives.
+    """
+    return (2 * line + results) * lanes
+
+
+@njit(**INLINED)
+def sum_rows(job, plane, row, bins, begin, end, sums, lines):
+    """Sum the rows of some rows of bins, a lane for each, at elements ``begin:end`` of the map.
+
+    The sums of one row of bins after the other go to `sums`, and transposed to `lines`.
+    """
+    y_taps, _ = axis_tables(job)
+    lanes, square = len(job.tag), len(job.square)
+    line = job.width * (job.channels // job.blocks)
+    source, target = view(job.features, 0, job.tag), view(job.scratch, 0, job.tag)
+    squares, zero = view(job.scratch, 0, job.square), zero_of(target)
+    row_stride = np.uintp(job.in_row)
+    for k in range(lanes):
+        rows = bin_taps(y_taps, row, min(bins[0] + k, bins[1] - 1))
+        to = sums + k * line - begin
+        for element in range(begin, end, lanes):
+            element = min(element, line - lanes)  # the last vector ends with the map's row
+            target[to + element] = weighted(
+                source, np.uintp(plane + element), row_stride, rows, zero
+            )
+    for element in range(0, end - begin, square):
+        element = min(element, line - begin - square)
+        for k in range(0, lanes, square):
+            at = sums + k * line + element
+            tile(squares, at, line, squares, lines + element * lanes + k, lanes)
+
+
+@njit(**INLINED)
+def sum_columns(job, row, begin, lines, results):
+    """Sum the columns of all bins of lines that begin with the map's element `begin`."""
+    _, x_taps = axis_tables(job)
+    lanes, inner = len(job.tag), job.channels // job.blocks
+    numbers = view(job.scratch, 0, job.tag)
+    zero, stride = zero_of(numbers), np.uintp(inner * lanes)
+    for pw in range(job.output_width):
+        columns = bin_taps(x_taps, row, pw)
+        for c in range(inner):
+            first = np.uintp(lines + (c - begin) * lanes)
+            numbers[results] = weighted(numbers, first, stride, columns, zero)
+            results += lanes
+
+
+@njit(**INLINED)
+def write_lines(job, results, at, count):
+    """Write the first `count` of the lines' results to the output, from element `at` on."""
+    strides, lanes, inner = strides_out(job), len(job.tag), job.channels // job.blocks
+    in_order = strides.column == inner and (inner == 1 or strides.channel == 1)
+    if in_order and count == lanes:
+        transpose(job, results, job.output_width * inner, job.out, at, strides.row)
+        return
+    numbers, out = view(job.scratch, 0, (0,)), view(job.out, 0, (0,))
+    for pw in range(job.output_width):
+        for c in range(inner):
+            o = at + pw * strides.column + c * strides.channel
+            for k in range(count):
+                out[o + k * strides.row] = numbers[results + k]
+            results += lanes
+
+
+@njit(**INLINED)
+def pool_bins(job, plane, row, share, at):
+    """Pool rows of bins one bin at a time."""
+    strides, out_strides, zero = strides_in(job), strides_out(job), job.zero
+    features, out = view(job.features, 0, (0,)), view(job.out, 0, (0,))
+    y_taps, x_taps = axis_tables(job)
+    for ph in range(share[0], share[1]):
+        rows = bin_taps(y_taps, row, ph)
+        for pw in range(job.output_width):
+            columns = bin_taps(x_taps, row, pw)
+            for c in range(job.channels // job.blocks):
+                o = at + ph * out_strides.row + pw * out_strides.column + c * out_strides.channel
+                out[o] = average(
+                    features, np.uintp(plane + c * strides.channel), np.uintp(strides.row),
+                    np.uintp(strides.column), rows, columns, zero, zero,
+                )  # fmt: skip
+
+
+@njit(**INLINED)
+def pool_lines(job, plane, row, share, at, scratch):
+    """Pool rows of bins, as many at a time as there are lanes."""
+    lanes, inner = len(job.tag), job.channels // job.blocks
+    line = job.width * inner
+    begin = min(job.spans[4 * row + 2] * inner, line - lanes)
+    end = job.spans[4 * row + 3] * inner
+    lines = scratch + line * lanes
+    results = lines + line * lanes
+    for first in range(share[0], share[1], lanes):
+        first = max(min(first, share[1] - lanes), share[0])  # the last lines overlap others
+        last = min(first + lanes, share[1])
+        sum_rows(job, plane, row, (first, last), begin, end, scratch, lines)
+        sum_columns(job, row, begin, lines, results)
+        write_lines(job, results, at + first * job.out_row, last - first)
+
+
+def work(thread, job):
     """Pool tasks until none is left."""
-    bins, width, map_width = shape.bins, shape.width, shape.map_width
-    lanes, zero = len(tag), type(unit.weights[0])(0)
-    source, numbers = view(features, 0, tag), view(features, 0, (0,))
-    base = thread * scratch_size(shape, lanes)
-    pooled, line, cells = view(out, 0, (0,)), view(scratch, base, tag), view(scratch, base, (0,))
-    one = Taps(unit.pixels, unit.weights, np.uintp(0), np.uintp(1))
-    row_stride, step = np.uintp(strides.row), np.uintp(1)
-    vector_zero = zero_of(line)
+    strides, out_strides = strides_in(job), strides_out(job)
+    width = job.output_width
     while True:
-        task = fetch_add(batch.counter, 1)
-        if task >= count_tasks(batch):
+        c, chunk, share = next_task(job)
+        if c < 0:
             break
-        c, chunk, share = task_of(task, batch, bins)
         for i in range(chunk[0], chunk[1]):
-            row = batch.order[i]
-            first, last = batch.spans[row, 2], batch.spans[row, 3]
-            begin = min(first, map_width - lanes)
-            taps = x_taps.bounds[row, width] - x_taps.bounds[row, 0]
-            # Far apart, the taps are fewer than the vectors that would cover the columns between.
-            in_line = last - first <= lanes * taps
-            origin = batch.images[row] * strides.image + c * strides.channel
-            plane = (batch.start + row) * out_strides.image + c * out_strides.channel
-            for ph in range(share[0], share[1]):
-                rows = bin_taps(y_taps, row, ph)
-                if in_line:
-                    for x in range(first, last, lanes):
-                        column = min(x, map_width - lanes)  # the last vector ends with the map
-                        line[column - begin] = average(
-                            source, np.uintp(origin + column), row_stride, step, rows, one,
-                            vector_zero, vector_zero,
-                        )  # fmt: skip
-                for pw in range(width):
-                    columns = bin_taps(x_taps, row, pw)
-                    if in_line:
-                        value = average(
-                            cells, np.uintp(-begin), step, step, one, columns, zero, zero
-                        )
-                    else:
-                        value = average(
-                            numbers, np.uintp(origin), row_stride, step, rows, columns, zero, zero
-                        )
-                    pooled[plane + ph * out_strides.row + pw * out_strides.column] = value
-
-
-@cached_njit(parallel=True, **OPTIONS)
-def work_in_threads(
-    threads, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
-):
-    for thread in prange(threads):
-        work(
-            np.intp(thread), features, strides, batch, y_taps, x_taps, unit,
-            out, out_strides, shape, scratch, tag,
-        )  # fmt: skip
+            row = job.order[i]
+            plane = job.table_images[row] * strides.image + c * strides.channel
+            at = (job.start + row) * out_strides.image + c * out_strides.channel
+            columns = job.spans[4 * row + 3] - job.spans[4 * row + 2]
+            taps = row * (width + 1)
+            if columns <= SPARSE * (job.x_bounds[taps + width] - job.x_bounds[taps]):
+                pool_lines(job, plane, row, share, at, thread * job.scratch_size)
+            else:
+                pool_bins(job, plane, row, share, at)

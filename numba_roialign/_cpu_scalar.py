@@ -3,55 +3,38 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
-from numba.extending import register_jitable
+from numba import njit
 
 from . import _kernels
-from ._cache import cached_njit
-from ._cpu_tasks import INLINED, OPTIONS, UNCOUNTED, count_tasks, task_of
-from ._lanes import as_numbers, fetch_add
+from ._cpu_job import INLINED, array_at, axis_tables, strides_in, strides_out
+from ._cpu_tasks import next_task
+from ._lanes import view
 
 average_at = njit(**INLINED)(_kernels.average_at)
 
 
-@register_jitable
-def scratch_size(shape, lanes):
+def scratch_size(job):
     """Return how many numbers of scratch a thread has: none are needed."""
     return 0
 
 
-@cached_njit(**UNCOUNTED)
-def work(
-    thread, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
-):
+def work(thread, job):
     """Pool tasks until none is left."""
-    channels, bins, width = shape.channels, shape.bins, shape.width
-    zero = type(unit.weights[0])(0)
-    numbers, pooled = as_numbers(features), as_numbers(out)
-    images, order, blocks = batch.images, batch.order, batch.blocks
+    blocks, channels, width, zero = job.blocks, job.channels, job.output_width, job.zero
+    features, out = view(job.features, 0, (0,)), view(job.out, 0, (0,))
+    strides, out_strides = strides_in(job), strides_out(job)
+    images, y_taps, x_taps = array_at(job.table_images, (job.table_rows,)), *axis_tables(job)
     while True:
-        task = fetch_add(batch.counter, 1)
-        if task >= count_tasks(batch):
+        block, chunk, share = next_task(job)
+        if block < 0:
             break
-        block, chunk, share = task_of(task, batch, bins)
         for i in range(chunk[0], chunk[1]):
-            row = order[i]
+            row = job.order[i]
             for c in range(block * channels // blocks, (block + 1) * channels // blocks):
-                plane = (batch.start + row) * out_strides.image + c * out_strides.channel
+                plane = (job.start + row) * out_strides.image + c * out_strides.channel
                 for ph in range(share[0], share[1]):
                     for pw in range(width):
                         o = plane + ph * out_strides.row + pw * out_strides.column
-                        pooled[np.uintp(o)] = average_at(
-                            numbers, strides, images, y_taps, x_taps, row, c, ph, pw, zero
+                        out[np.uintp(o)] = average_at(
+                            features, strides, images, y_taps, x_taps, row, c, ph, pw, zero
                         )
-
-
-@cached_njit(parallel=True, **OPTIONS)
-def work_in_threads(
-    threads, features, strides, batch, y_taps, x_taps, unit, out, out_strides, shape, scratch, tag
-):
-    for thread in prange(threads):
-        work(
-            np.intp(thread), features, strides, batch, y_taps, x_taps, unit,
-            out, out_strides, shape, scratch, tag,
-        )  # fmt: skip

@@ -6,10 +6,13 @@ PyTorch can only come from a caller who has imported it.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 
 import numpy as np
+
+from ._memory import empty_result
 
 
 def require_cuda() -> None:
@@ -20,6 +23,11 @@ def require_cuda() -> None:
             'pip install "numba_roialign[cuda12]" or "numba_roialign[cuda13]", '
             "whichever matches your CUDA driver"
         )
+
+
+@functools.cache
+def _name_of(dtype) -> str:
+    return np.dtype(dtype).name
 
 
 class NumPy:
@@ -39,7 +47,7 @@ class NumPy:
 
     @staticmethod
     def dtype(x) -> str:
-        return np.dtype(x.dtype).name
+        return _name_of(x.dtype)
 
     @staticmethod
     def adopt(x):
@@ -62,7 +70,7 @@ class NumPy:
 
     @staticmethod
     def empty(shape, like):
-        return np.empty(shape, like.dtype)
+        return empty_result(shape, like.dtype)
 
     @staticmethod
     def stream(x) -> int | None:
@@ -127,7 +135,7 @@ class NumbaCUDA:
 
     @staticmethod
     def dtype(x) -> str:
-        return np.dtype(x.dtype).name
+        return _name_of(x.dtype)
 
     @staticmethod
     def array(x):
@@ -237,9 +245,10 @@ def place(family, x) -> str:
 
 def check_places(features, rois):
     """Refuse arrays that live apart, each given with its family: a hidden copy costs too much."""
-    one, other = (family.device(x) for family, x in (features, rois))
-    apart = features[0].target != rois[0].target
-    if apart or (one is not None and other is not None and one != other):
+    (family, x), (rois_family, y) = features, rois
+    one, other = family.device(x), rois_family.device(y)
+    apart = one is not None and other is not None and one != other
+    if apart or family.target != rois_family.target:
         raise TypeError(
             f"features is on {place(*features)} and rois is on {place(*rois)}: "
             "move one to where the other is"

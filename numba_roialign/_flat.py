@@ -6,6 +6,8 @@ maps are read where they lie.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from ._kernels import Strides
@@ -24,6 +26,7 @@ def c_strides(shape, itemsize=1):
     return tuple(int(stride) for stride in np.cumprod((itemsize, *shape[:0:-1]))[::-1])
 
 
+@functools.lru_cache(1024)
 def element_strides(shape, byte_strides, itemsize):
     """Return the strides of an array in elements, or None where a flat view cannot have them.
 
@@ -66,24 +69,26 @@ def byte_range(array):
 
 def overlap(one, other) -> bool:
     """Say whether the memory that two arrays span overlaps."""
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.may_share_memory(one, other)
     (low, high), (other_low, other_high) = byte_range(one), byte_range(other)
     return low < other_high and other_low < high
 
 
-def flat_view(array: np.ndarray, layout: str, storage: np.dtype | None = None):
-    """Return a 1-D view of the memory a 4-D array spans, and its `Strides`.
+def flat_view(array: np.ndarray, layout: str):
+    """Return a 1-D view of the memory a 4-D array spans, and its `Strides`."""
+    strides = element_strides(array.shape, array.strides, array.itemsize)
+    span = (reach(array.shape, strides),)
+    flat = np.lib.stride_tricks.as_strided(array, span, (array.itemsize,))
+    return flat, Strides(*in_order(layout, strides))
 
-    `storage` names the bits instead of the dtype. A copy where no such view is: negative or odd
-    strides, misaligned or byte-swapped elements.
+
+def in_place(array):
+    """Return an array whose elements a flat view reaches: itself where that can be, or a copy.
+
+    A copy where strides are negative or odd, or elements misaligned or byte-swapped.
     """
     strides = element_strides(array.shape, array.strides, array.itemsize)
-    if strides is None or not array.flags.aligned or not array.dtype.isnative:
-        array = np.array(array, array.dtype.newbyteorder("="), order="C")
-        strides = c_strides(array.shape)
-    if storage is not None:
-        array = array.view(storage)
-    ordered = Strides(*in_order(layout, strides))
-    if array.flags.c_contiguous:
-        return array.reshape(-1), ordered
-    span = (reach(array.shape, strides),)
-    return np.lib.stride_tricks.as_strided(array, span, (array.itemsize,)), ordered
+    if strides is not None and array.flags.aligned and array.dtype.isnative:
+        return array
+    return np.array(array, array.dtype.newbyteorder("="), order="C")

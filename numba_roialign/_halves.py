@@ -19,6 +19,14 @@ I16, I32, F32 = ir.IntType(16), ir.IntType(32), ir.FloatType()
 HALF_STORAGE = {"float16": np.dtype(np.uint16), "bfloat16": np.dtype(np.int16)}
 
 
+def processor_features() -> set[str]:
+    """Return what the processor that Numba compiles for can do, as far as that is said."""
+    if config.CPU_NAME or config.CPU_FEATURES:
+        flags = (config.CPU_FEATURES or "").split(",")
+        return {flag.removeprefix("+") for flag in flags if flag.startswith("+")}
+    return {flag for flag, can in llvm.get_host_cpu_features().items() if can}
+
+
 def converts_float16() -> bool:
     """Say whether the processor that Numba compiles for converts float16 itself.
 
@@ -26,9 +34,7 @@ def converts_float16() -> bool:
     """
     if platform.machine().lower() in ("aarch64", "arm64"):
         return True
-    if config.CPU_NAME or config.CPU_FEATURES:
-        return "+f16c" in (config.CPU_FEATURES or "")
-    return bool(llvm.get_host_cpu_features().get("f16c", False))
+    return "f16c" in processor_features()
 
 
 def _types(value):

@@ -12,9 +12,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
-from ._geometry import bin_taps
+from ._geometry import bin_taps, inlined
 
 
 class Strides(NamedTuple):
@@ -26,7 +25,17 @@ class Strides(NamedTuple):
     column: int
 
 
-@register_jitable
+@inlined
+def weighted(features, origin, stride, taps, zero):
+    """Return the sum of the taps along one axis, of the line that starts at element `origin`."""
+    total = zero
+    for i in range(taps.first, taps.last):
+        element = origin + stride * np.uintp(taps.pixels[i])
+        total = total + taps.weights[i] * features[element]
+    return total
+
+
+@inlined
 def average(features, origin, row_stride, column_stride, rows, columns, zero, total):
     """Add the taps of one bin, of the plane that starts at element `origin`, to `total`.
 
@@ -35,15 +44,12 @@ def average(features, origin, row_stride, column_stride, rows, columns, zero, to
     """
     for i in range(rows.first, rows.last):
         row = origin + row_stride * np.uintp(rows.pixels[i])
-        line = zero
-        for j in range(columns.first, columns.last):
-            pixel = row + column_stride * np.uintp(columns.pixels[j])
-            line = line + columns.weights[j] * features[pixel]
+        line = weighted(features, row, column_stride, columns, zero)
         total = total + rows.weights[i] * line
     return total
 
 
-@register_jitable
+@inlined
 def average_at(features, strides, images, y_taps, x_taps, n, c, ph, pw, zero):
     """Return output ``[n, c, ph, pw]``, `n` being a row of the tables; NaN where it is invalid."""
     if images[n] < 0:

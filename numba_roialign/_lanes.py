@@ -1,10 +1,10 @@
 """Lanes: number types of the CPU target that hold several numbers at once.
 
-A *view* stands in for a flat array in a kernel: ``view[i]`` is a number, and the kernel's source
-does not tell which. With one lane it is element `i`; with `L` lanes it is a vector of the `L`
-elements from `i` on, and ``weight * number`` and ``number + number`` work on all of them at once.
-Loads and stores convert half-precision storage (``_halves``). How many lanes is the length of a
-tuple, since in Numba that belongs to an argument's type.
+A *view* of memory stands in for a flat array in a kernel: ``view[i]`` is a number, and the kernel's
+source does not tell which. With one lane it is element `i`; with `L` lanes it is a vector of the
+`L` elements from `i` on, and ``weight * number`` and ``number + number`` work on all at once. Loads
+and stores convert half-precision storage (``_halves``). How many lanes is the length of a tuple,
+since in Numba that belongs to an argument's type.
 
 Made with llvmlite inside Numba's extension interface: Numba itself vectorises the kernel's loops,
 which have a handful of rounds, badly or not at all.
@@ -16,13 +16,14 @@ import operator
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, overload, register_model
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from ._halves import CONVERSIONS
+from ._halves import CONVERSIONS, processor_features
 
 I32 = ir.IntType(32)
+# The bytes of a vector register, as far as Numba lets one know.
+REGISTER = 64 if "avx512f" in processor_features() else 32
 # Multiply and add fuse, as in the scalar kernels.
 CONTRACT = ["contract"]
 
@@ -72,12 +73,12 @@ def _load(builder, storage, count, pointer):
     return CONVERSIONS[storage][0](builder, value) if storage in CONVERSIONS else value
 
 
-def _store(builder, storage, pointer, value):
+def _store(builder, storage, pointer, value, align=None):
     """Store a vector of floats to consecutive elements."""
     if storage in CONVERSIONS:
         value = CONVERSIONS[storage][1](builder, value)
     pointer = builder.bitcast(pointer, value.type.as_pointer())
-    builder.store(value, pointer, align=storage.bitwidth // 8)
+    return builder.store(value, pointer, align=align or storage.bitwidth // 8)
 
 
 def _splat(builder, scalar, count):
@@ -92,26 +93,13 @@ def _mask(lanes):
 
 
 @intrinsic
-def view(typing_context, array, offset, lanes):
-    """Return a view of a flat array from element `offset` on, with ``len(lanes)`` lanes."""
+def view(typing_context, pointer, offset, lanes):
+    """Return a view of the memory from element `offset` on, with ``len(lanes)`` lanes."""
 
     def codegen(context, builder, sig, args):
-        data = cgutils.create_struct_proxy(sig.args[0])(context, builder, value=args[0]).data
-        return builder.gep(data, [args[1]])
+        return builder.gep(args[0], [args[1]])
 
-    return View(array.dtype, lanes.count)(array, types.uintp, lanes), codegen
-
-
-def as_numbers(array):
-    """Return what a scalar kernel reads and writes in place of a flat array of storage."""
-    raise NotImplementedError("for compiled code")
-
-
-@overload(as_numbers, inline="always")
-def _overload_as_numbers(array):
-    if array.dtype in CONVERSIONS:
-        return lambda array: view(array, 0, (0,))
-    return lambda array: array
+    return View(pointer.dtype, lanes.count)(pointer, types.uintp, lanes), codegen
 
 
 @intrinsic
@@ -155,6 +143,35 @@ def _lower_store(context, builder, sig, args):
         value = _splat(builder, value, 1)
     _store(builder, view.storage, builder.gep(args[0], [args[1]]), value)
     return context.get_dummy_value()
+
+
+@intrinsic
+def stream(typing_context, view, index, number):
+    """Store a number as ``view[index] = number`` does, but around the caches.
+
+    The address must be a multiple of the number's size, or of 64 bytes where that is more.
+    """
+
+    def codegen(context, builder, sig, args):
+        view, index, number = args
+        storage = sig.args[0].storage
+        align = min(64, sig.args[0].count * storage.bitwidth // 8)
+        store = _store(builder, storage, builder.gep(view, [index]), number, align)
+        store.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+        return context.get_dummy_value()
+
+    return types.void(view, types.uintp, number), codegen
+
+
+@intrinsic
+def fence(typing_context):
+    """Order what `stream` stored before what comes next."""
+
+    def codegen(context, builder, sig, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @infer_global(operator.mul)
@@ -244,11 +261,10 @@ def tile(typing_context, source, offset, stride, target, target_offset, target_s
 
 
 @intrinsic
-def fetch_add(typing_context, array, value):
-    """Add to the first element of an array of int64, atomically, and return what it was."""
+def fetch_add(typing_context, pointer, value):
+    """Add to an int64 in memory, atomically, and return what it was."""
 
     def codegen(context, builder, sig, args):
-        data = cgutils.create_struct_proxy(sig.args[0])(context, builder, value=args[0]).data
-        return builder.atomic_rmw("add", data, args[1], "monotonic")
+        return builder.atomic_rmw("add", *args, "monotonic")
 
-    return types.int64(array, types.int64), codegen
+    return types.int64(pointer, types.int64), codegen

@@ -79,6 +79,8 @@ def check_out(out, family, features, shape, dtype):
 
 def integer(name, value, least=None):
     """Return an argument as an int; a bool is not one."""
+    if type(value) is int and max(least or 1, 1) <= value < LARGEST_GRID:  # the common case
+        return value
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an int, got {value!r}")
     try:

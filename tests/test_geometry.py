@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.testing import assert_allclose, assert_array_equal
 
-from numba_roialign import _cpu, _geometry, _kernels
+from numba_roialign import _cpu_job, _geometry, _kernels
 from numba_roialign._geometry import (
     LARGEST_GRID,
     MINDSPORE_0,
@@ -22,7 +22,7 @@ from numba_roialign._geometry import (
 )
 
 F64, F32 = np.float64, np.float32
-axis_taps = njit(**_cpu.OPTIONS)(_geometry.axis_taps)
+axis_taps = njit(**_cpu_job.OPTIONS)(_geometry.axis_taps)
 
 
 def taps_of(axis, fill=_geometry.axis_taps, weight_type=F64):

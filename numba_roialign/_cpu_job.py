@@ -1,0 +1,218 @@
+"""A job: all that a call hands to compiled code, as one record of addresses and numbers.
+
+Python fills an array of int64; compiled code sees a `Job`, whose fields have types. A call into
+compiled code then takes a microsecond, where Numba's unboxing of 40 arguments took 20, and every
+function has one C signature, ``void(intp thread, job)``. So one parallel region, compiled once,
+runs them all by their addresses; when the region called a schedule by name, Numba compiled it once
+more, in 7 seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import NamedTuple, get_type_hints
+
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core import ccallback, cgutils
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model
+from numba.np.arrayobj import make_array, populate_array
+
+from ._cache import cached_njit, package_cache
+from ._geometry import AxisTaps, Convention, Sampling
+from ._kernels import Strides
+from ._lanes import REGISTER
+
+# error_model="numpy": a division by zero is an infinity, as on CUDA, and not an exception.
+OPTIONS = {"error_model": "numpy", "nogil": True}
+# For functions that allocate nothing: _nrt=False keeps Numba from counting references to the arrays
+# they pass around, which is an atomic instruction each and made the scalar schedule 3 times slower.
+UNCOUNTED = {"_nrt": False, **OPTIONS}
+# contract: multiply and add fuse, as on CUDA; the order of operations stays as written.
+CONTRACTED = {"fastmath": {"contract"}, **UNCOUNTED}
+# Numba's own inlining: compiling each helper for itself took 1.5 s of a schedule's 5.
+INLINED = {"inline": "always", "forceinline": True, **CONTRACTED}
+
+FOUND = 8  # numbers; a cache line for each thread
+
+# The fields in their order, with their types; "storage" and "number" are addresses of elements of
+# the job's own types.
+ADDRESSES = {
+    # the caller's arrays
+    "features": "storage",
+    "rois": types.float64,  # (K, 5)
+    "out": "storage",
+    # the tables of a batch of RoIs
+    "table_images": types.intp,  # (table_rows,): -1 where a row cannot be pooled
+    "spans": types.intp,  # (table_rows, 4): first row and end, first column and end, of the taps
+    "y_pixels": types.int32,
+    "y_weights": "number",
+    "y_bounds": types.intp,
+    "x_pixels": types.int32,
+    "x_weights": "number",
+    "x_bounds": types.intp,
+    "found": types.intp,  # (threads, FOUND): see `_cpu_tables.fill`
+    # how the batch is cut into tasks: see `_cpu_tasks`
+    "order": types.intp,
+    "chunks": types.intp,
+    "counter": types.int64,  # (1,): the next task
+    # what threads work in
+    "scratch": "number",  # (threads, scratch_size)
+    "staging": "storage",  # (threads, staging_size)
+}
+NUMBERS = {
+    # of a batch
+    **dict.fromkeys(("start", "rows", "threads", "chunk_count", "parts", "streams"), types.intp),
+    # of a call
+    **dict.fromkeys(("table_rows", "y_slots", "x_slots", "scratch_size", "window"), types.intp),
+    **dict.fromkeys(("staging_size", "out_skew", "channels", "blocks"), types.intp),
+    **{f"in_{name}": types.intp for name in Strides._fields},
+    **{f"out_{name}": types.intp for name in Strides._fields},
+    **{
+        name: types.float64 if kind is float else types.intp
+        for record in (Sampling, Convention)
+        for name, kind in get_type_hints(record).items()
+    },
+}
+POSITIONS = {name: position for position, name in enumerate([*ADDRESSES, *NUMBERS])}
+
+
+class Job(types.Type):
+    """Numba's type of a job: a pointer to its fields.
+
+    `storage` is the type of the map's elements in memory and `number` that of sums, of which a
+    vector has x
+    """
+
+    def __init__(self, storage, number, lanes):
+        self.storage, self.number, self.lanes = storage, number, lanes
+        super().__init__(name=f"Job({storage}, {number}, {lanes})")
+
+    def type_of(self, name):
+        if name in ADDRESSES:
+            kind = ADDRESSES[name]
+            return types.CPointer(getattr(self, kind) if isinstance(kind, str) else kind)
+        return NUMBERS.get(name) or self.constants().get(name)
+
+    def constants(self):
+        square = min(self.lanes, 8 * REGISTER // self.number.bitwidth)
+        return {
+            "tag": types.UniTuple(types.intp, self.lanes),
+            "square": types.UniTuple(types.intp, square),
+            "zero": self.number,
+        }
+
+
+@register_model(Job)
+class _JobModel(models.PrimitiveModel):
+    def __init__(self, manager, job):
+        super().__init__(manager, job, ir.IntType(64).as_pointer())
+
+
+@infer_getattr
+class _JobFields(AttributeTemplate):
+    key = Job
+
+    def generic_resolve(self, job, name):
+        return job.type_of(name)
+
+
+@lower_getattr_generic(Job)
+def _lower_field(context, builder, job, value, name):
+    numba_type = job.type_of(name)
+    if name in job.constants():
+        return context.get_constant_null(numba_type)
+    field = builder.gep(value, [ir.Constant(ir.IntType(64), POSITIONS[name])])
+    return builder.load(builder.bitcast(field, context.get_value_type(numba_type).as_pointer()))
+
+
+@intrinsic
+def _call(typing_context, address, thread, job):
+    """Call the compiled function at an address with a thread's number and a job's address."""
+
+    def codegen(context, builder, sig, args):
+        address, *arguments = args
+        signature = ir.FunctionType(ir.VoidType(), [a.type for a in arguments])
+        builder.call(builder.inttoptr(address, signature.as_pointer()), arguments)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), codegen
+
+
+@cached_njit(parallel=True, **OPTIONS)
+def _call_in_threads(threads, address, job):
+    for thread in prange(threads):
+        _call(address, thread, job)
+
+
+class Compiled(NamedTuple):
+    """A function of a thread's number and a job, compiled."""
+
+    address: int
+    function: object  # the same for Python; it releases the GIL
+    owner: object  # keeps the code
+
+    def run(self, threads, job):
+        """Run on the job at an address, with the numbers of all threads."""
+        if threads == 1:
+            self.function(0, job)
+        else:
+            _call_in_threads(threads, self.address, job)
+
+
+@functools.cache
+def compiled(function, storage, number, lanes, contracted=True) -> Compiled:
+    """Compile a function ``(thread, job)`` for a type of job, or load it from the on-disk cache."""
+    signature = (types.intp, Job(storage, number, lanes)), types.void
+    options = {"nopython": True, **(CONTRACTED if contracted else UNCOUNTED)}
+    code = ccallback.CFunc(function, signature, locals={}, options=options)
+    code._cache = package_cache(function)
+    code.compile()
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, ctypes.c_void_p)
+    return Compiled(code.address, prototype(code.address), code)
+
+
+@intrinsic
+def array_at(typing_context, pointer, shape):
+    """Return memory as an array in C order, as `numba.carray` does with reference counts only."""
+    array = types.Array(pointer.dtype, len(shape), "C")
+
+    def codegen(context, builder, sig, args):
+        itemsize = context.get_constant(types.intp, pointer.dtype.bitwidth // 8)
+        shape, strides = cgutils.unpack_tuple(builder, args[1]), [itemsize]
+        for length in shape[:0:-1]:
+            strides.insert(0, builder.mul(strides[0], length))
+        value = make_array(array)(context, builder)
+        populate_array(value, args[0], shape, strides, itemsize, meminfo=None)
+        return value._getvalue()
+
+    return array(pointer, shape), codegen
+
+
+@njit(**INLINED)
+def axis_tables(job):
+    """Return the taps of the batch along y and x."""
+    rows, y_slots, x_slots = job.table_rows, job.y_slots, job.x_slots
+    y = AxisTaps(
+        array_at(job.y_pixels, (y_slots,)),
+        array_at(job.y_weights, (y_slots,)),
+        array_at(job.y_bounds, (rows, job.output_height + 1)),
+    )
+    x = AxisTaps(
+        array_at(job.x_pixels, (x_slots,)),
+        array_at(job.x_weights, (x_slots,)),
+        array_at(job.x_bounds, (rows, job.output_width + 1)),
+    )
+    return y, x
+
+
+@njit(**INLINED)
+def strides_in(job):
+    return Strides(job.in_image, job.in_channel, job.in_row, job.in_column)
+
+
+@njit(**INLINED)
+def strides_out(job):
+    return Strides(job.out_image, job.out_channel, job.out_row, job.out_column)

@@ -1,0 +1,89 @@
+"""How the channel schedule writes results: from vectors of channels in scratch to the output."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from ._cpu_job import INLINED, strides_out
+from ._lanes import stream, tile, view
+
+
+@njit(**INLINED)
+def write_beside(job, cells, at, rows):
+    """Write rows of bins, the channels of each side by side (channels last)."""
+    strides, width, lanes = strides_out(job), job.output_width, len(job.tag)
+    numbers, out, streams = view(job.scratch, 0, job.tag), view(job.out, 0, job.tag), job.streams
+    for ph in range(rows):
+        for pw in range(width):
+            o = at + ph * strides.row + pw * strides.column
+            if streams:
+                stream(out, o, numbers[cells])
+            else:
+                out[o] = numbers[cells]
+            cells += lanes
+
+
+@njit(**INLINED)
+def write_apart(job, cells, at, rows):
+    """Write rows of bins, each number to its place."""
+    strides, width, lanes = strides_out(job), job.output_width, len(job.tag)
+    numbers, out = view(job.scratch, 0, (0,)), view(job.out, 0, (0,))
+    for p in range(rows * width):
+        o = at + (p // width) * strides.row + (p % width) * strides.column
+        for k in range(lanes):
+            out[o + k * strides.channel] = numbers[cells + p * lanes + k]
+
+
+@njit(**INLINED)
+def transpose(job, cells, bins, memory, at, stride):
+    """Write bins end to end, one channel's `stride` elements after the one before."""
+    lanes, square = len(job.tag), len(job.square)
+    done = 0
+    if bins >= square:
+        source, target = view(job.scratch, 0, job.square), view(memory, 0, job.square)
+        while done + 2 < bins:  # a bin or two are cheaper one by one
+            done = min(done, bins - square)  # the last square overlaps the one before
+            for k in range(0, lanes, square):
+                tile(
+                    source, cells + done * lanes + k, lanes, target, at + done + k * stride, stride
+                )
+            done += square
+    numbers, out = view(job.scratch, 0, (0,)), view(memory, 0, (0,))
+    for p in range(done, bins):
+        for k in range(lanes):
+            out[at + p + k * stride] = numbers[cells + p * lanes + k]
+
+
+@njit(**INLINED)
+def copy_around_caches(job, staging, at, count):
+    """Copy elements to the output, by whole cache lines that need not be read first."""
+    square = len(job.square)
+    source, out = view(job.staging, staging, job.square), view(job.out, at, job.square)
+    one, one_out = view(job.staging, staging, (0,)), view(job.out, at, (0,))
+    head = min(count, (job.out_skew - at) % square)  # to the first whole line
+    whole = head + (count - head) // square * square
+    for k in range(head):
+        one_out[k] = one[k]
+    for k in range(head, whole, square):
+        stream(out, np.uintp(k), source[k])
+    for k in range(whole, count):
+        one_out[k] = one[k]
+
+
+@njit(**INLINED)
+def write(job, cells, staging, at, rows):
+    """Write rows of bins of a block of channels to the output, from element `at` on."""
+    width, stride = job.output_width, job.out_channel
+    bins = rows * width
+    if stride == 1:
+        write_beside(job, cells, at, rows)
+    elif job.out_column != 1 or job.out_row != width:
+        write_apart(job, cells, at, rows)
+    else:
+        streams, memory, to = job.streams, job.out, at
+        if streams:
+            memory, to, stride = job.staging, staging, bins
+        transpose(job, cells, bins, memory, to, stride)
+        if streams:
+            copy_around_caches(job, staging, at, bins * len(job.tag))

@@ -1,0 +1,65 @@
+"""Memory of NumPy arrays: aligned to cache lines, and that of large results used again."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+
+LINE = 64  # bytes of a cache line
+# Results below stay in the caches, where neither alignment nor new pages matter.
+LARGE_RESULT = 1 << 20
+# From here on an allocator returns memory to the system, which clears the pages of the next result:
+# 5 ms for 50 MB, which take 10 to compute. So memory of results that the caller has let go is kept
+# for later ones, this much in all.
+LENT_RESULT = 1 << 25
+KEPT_BYTES = 1 << 28
+GRAIN = 1 << 22  # sizes are rounded up to it, so that a result a little larger fits as well
+
+
+def address_of(array) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def aligned_empty(size):
+    """Return an array of bytes that starts on a cache line, which no vector then straddles."""
+    memory = np.empty(size + LINE, np.uint8)
+    skip = -address_of(memory) % LINE
+    return memory[skip : skip + size]
+
+
+class _Lease:
+    """Memory lent to one result: NumPy holds on to it for as long as any view of the result."""
+
+    kept: ClassVar[dict[int, np.ndarray]] = {}  # not lent; oldest first
+
+    def __init__(self, size):
+        self.memory = self.take(size)
+        self.__array_interface__ = self.memory.__array_interface__
+
+    @classmethod
+    def take(cls, size):
+        """Return kept memory that suits a size, or new memory."""
+        for key, memory in list(cls.kept.items()):
+            if size <= memory.size <= 2 * size and cls.kept.pop(key, None) is not None:
+                return memory
+        return aligned_empty(-(-size // GRAIN) * GRAIN)
+
+    def __del__(self):
+        for key in list(self.kept):
+            if sum(memory.size for memory in self.kept.values()) + self.memory.size <= KEPT_BYTES:
+                break
+            self.kept.pop(key, None)
+        if self.memory.size <= KEPT_BYTES:
+            self.kept[id(self.memory)] = self.memory
+
+
+def empty_result(shape, dtype):
+    """Return an array to write a result to."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE_RESULT:
+        return np.empty(shape, dtype)
+    memory = np.asarray(_Lease(size) if size >= LENT_RESULT else aligned_empty(size))
+    return memory[:size].view(dtype).reshape(shape)
