@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
-from numba import get_num_threads
 
 from . import _cpu_plan
 from ._cpu_job import ADDRESSES, FOUND, POSITIONS
 from ._cpu_plan import memory_layout, plan_of
 from ._cpu_tasks import FEW_ROIS, cut, in_order
+from ._cpu_threads import Threads
 from ._flat import in_place
 from ._memory import LINE, address_of, aligned_empty
 
@@ -72,14 +72,23 @@ class Workspace:
         return self.memory[start : start + 8 * count].view(np.int64)
 
 
+class Found(NamedTuple):
+    """What filling the tables found in a batch."""
+
+    rows: int
+    invalid: int  # rows that cannot be pooled
+    first_invalid: int  # RoI
+    low: int  # image
+    high: int
+    taps: int  # pixels that all bins tap together
+
+
 class Call:
     """One call, batch by batch of RoIs."""
 
-    def __init__(self, plan, features, rois, out):
-        self.plan, self.rois, self.out = plan, rois, out
+    def __init__(self, plan, features, rois, out, threads):
+        self.plan, self.rois, self.out, self.threads = plan, rois, out, threads
         self.table_rows = plan.table_rows(len(rois))
-        small = len(rois) * plan.most_taps * plan.channels < SERIAL_WORK
-        self.threads = 1 if small else get_num_threads()
         size, starts = memory_layout(plan, self.table_rows, self.threads)
         self.workspace = Workspace.borrow(size)
         job, out_address = self.workspace.job, address_of(out)
@@ -109,7 +118,7 @@ class Call:
         plan.fill.run(threads, self.workspace.address)
         found = self.workspace.table("found", threads * FOUND).tolist()
         invalid, first_invalid, low, high, taps = (found[n::FOUND] for n in range(5))
-        return rows, sum(invalid), start + min(first_invalid), min(low), max(high), sum(taps)
+        return Found(rows, sum(invalid), start + min(first_invalid), min(low), max(high), sum(taps))
 
     def pool(self, start, found):
         """Pool the batch in the tables."""
@@ -132,6 +141,22 @@ class Call:
         self.workspace.set(chunk_count=len(chunks) - 1, parts=parts, streams=streams)
         plan.work.run(threads, self.workspace.address)
 
+    def run(self, validate):
+        """Pool all RoIs, or return the first invalid one with its number where that is asked."""
+        found = None
+        if validate:
+            for start in self.batches:
+                found = self.fill(start)
+                if found.invalid:
+                    row = found.first_invalid
+                    return row, self.rois[row].tolist()
+        for start in self.batches:
+            if found is None or len(self.batches) > 1:
+                found = self.fill(start)
+            self.pool(start, found)
+        self.workspace.give_back()
+        return None
+
 
 def pool(features, rois, sampling, convention, out, layout, dtype, validate, stream=None):
     """Pool `rois` of `features` into `out`, all NumPy arrays.
@@ -144,17 +169,13 @@ def pool(features, rois, sampling, convention, out, layout, dtype, validate, str
         layout, source.shape, source.strides, target.shape[1:], target.strides, dtype,
         sampling, convention, _cpu_plan.MOST_LANES,
     )  # fmt: skip
-    call = Call(plan, source, np.ascontiguousarray(rois, np.float64), target)
-    if validate is not False:
-        for start in call.batches:
-            found = call.fill(start)
-            if found[1]:
-                return found[2], call.rois[found[2]].tolist()
-    for start in call.batches:
-        if len(call.batches) > 1 or validate is False:
-            found = call.fill(start)
-        call.pool(start, found)
-    call.workspace.give_back()
+    rois = np.ascontiguousarray(rois, np.float64)
+    small = len(rois) * plan.most_taps * plan.channels < SERIAL_WORK
+    with Threads(wanted=not small) as threads:
+        call = Call(plan, source, rois, target, threads)
+        invalid = call.run(validate is not False)
+    if invalid is not None:
+        return invalid
     if target is not out:
         native = out.dtype.newbyteorder("=")
         out[...] = target.view(native)
