@@ -110,6 +110,7 @@ WORKLOADS = [
     Workload("one_enormous", P2, 4, ((299, 8, 24), (1, 1000, 1000)), 7, 0),
     # maps beyond the caches
     Workload("one_box_huge_map", (1, 32, 1080, 1920), 1, ((1, 300, 300),), 7, 0),
+    Workload("few_samples_huge_map", (1, 32, 1080, 1920), 1, ((20, 700, 1000),), 7),
     Workload("beyond_cache", (4, 256, 200, 304), 4, ((1000, 8, 400),), 7),
 ]
 

@@ -119,6 +119,18 @@ def test_a_value_that_is_not_finite_stays_in_its_bins(rng, without_lanes, value,
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_box_that_taps_few_of_its_pixels(rng, without_lanes, layout):
+    features = LAYOUTS[layout](random_features(rng, (1, 16, 90, 80), np.float32))
+    features[0, 3, 45, 40] = np.nan  # in the window, and not tapped
+    rois = np.array([[0, 2, 3, 70, 85], [0, 30, 30, 34, 33], [0, -20, 9, 99, 88]], np.float32)
+    for size, samples in [((1, 1), 2), ((2, 3), 1)]:
+        arguments = (rois, size, 1.0, samples)
+        pooled = roi_align(features, *arguments)
+        assert np.isfinite(pooled).all()
+        assert_allclose(pooled, without_lanes(features, *arguments), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("channels", [1, 3, 7])
 def test_rows_of_bins_in_lanes(rng, without_lanes, layout, channels):
     """More rows of bins than lanes, fewer, and a last group that overlaps the one before."""
