@@ -15,10 +15,10 @@ from numba import njit
 from . import _geometry, _kernels
 from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
 from ._cpu_results import transpose
+from ._cpu_scalar import pool_bins
 from ._cpu_tasks import next_task
 from ._lanes import tile, view, zero_of
 
-average = njit(**INLINED)(_kernels.average)
 weighted = njit(**INLINED)(_kernels.weighted)
 bin_taps = njit(**INLINED)(_geometry.bin_taps)
 
@@ -46,7 +46,7 @@ def sum_rows(job, plane, row, bins, begin, end, sums, lines):
     source, target = view(job.features, 0, job.tag), view(job.scratch, 0, job.tag)
     squares, zero = view(job.scratch, 0, job.square), zero_of(target)
     row_stride = np.uintp(job.in_row)
-    for k in range(lanes):
+    for k in range(lanes):  # spare lanes repeat the last row: whole squares are transposed below
         rows = bin_taps(y_taps, row, min(bins[0] + k, bins[1] - 1))
         to = sums + k * line - begin
         for element in range(begin, end, lanes):
@@ -94,24 +94,6 @@ def write_lines(job, results, at, count):
 
 
 @njit(**INLINED)
-def pool_bins(job, plane, row, share, at):
-    """Pool rows of bins one bin at a time."""
-    strides, out_strides, zero = strides_in(job), strides_out(job), job.zero
-    features, out = view(job.features, 0, (0,)), view(job.out, 0, (0,))
-    y_taps, x_taps = axis_tables(job)
-    for ph in range(share[0], share[1]):
-        rows = bin_taps(y_taps, row, ph)
-        for pw in range(job.output_width):
-            columns = bin_taps(x_taps, row, pw)
-            for c in range(job.channels // job.blocks):
-                o = at + ph * out_strides.row + pw * out_strides.column + c * out_strides.channel
-                out[o] = average(
-                    features, np.uintp(plane + c * strides.channel), np.uintp(strides.row),
-                    np.uintp(strides.column), rows, columns, zero, zero,
-                )  # fmt: skip
-
-
-@njit(**INLINED)
 def pool_lines(job, plane, row, share, at, scratch):
     """Pool rows of bins, as many at a time as there are lanes."""
     lanes, inner = len(job.tag), job.channels // job.blocks
@@ -145,4 +127,5 @@ def work(thread, job):
             if columns <= SPARSE * (job.x_bounds[taps + width] - job.x_bounds[taps]):
                 pool_lines(job, plane, row, share, at, thread * job.scratch_size)
             else:
-                pool_bins(job, plane, row, share, at)
+                inner = job.channels // job.blocks
+                pool_bins(job, row, c * inner, (c + 1) * inner, share)

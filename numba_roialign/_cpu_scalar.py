@@ -13,28 +13,30 @@ from ._lanes import view
 average_at = njit(**INLINED)(_kernels.average_at)
 
 
-def scratch_size(job):
-    """Return how many numbers of scratch a thread has: none are needed."""
-    return 0
+@njit(**INLINED)
+def pool_bins(job, row, first_channel, last_channel, share):
+    """Pool rows of bins of some channels of a RoI, one bin at a time."""
+    features, out = view(job.features, 0, (0,)), view(job.out, 0, (0,))
+    strides, out_strides, zero = strides_in(job), strides_out(job), job.zero
+    images = array_at(job.table_images, (job.table_rows,))
+    y_taps, x_taps = axis_tables(job)
+    for c in range(first_channel, last_channel):
+        plane = (job.start + row) * out_strides.image + c * out_strides.channel
+        for ph in range(share[0], share[1]):
+            for pw in range(job.output_width):
+                o = plane + ph * out_strides.row + pw * out_strides.column
+                out[np.uintp(o)] = average_at(
+                    features, strides, images, y_taps, x_taps, row, c, ph, pw, zero
+                )
 
 
 def work(thread, job):
     """Pool tasks until none is left."""
-    blocks, channels, width, zero = job.blocks, job.channels, job.output_width, job.zero
-    features, out = view(job.features, 0, (0,)), view(job.out, 0, (0,))
-    strides, out_strides = strides_in(job), strides_out(job)
-    images, y_taps, x_taps = array_at(job.table_images, (job.table_rows,)), *axis_tables(job)
+    blocks, channels = job.blocks, job.channels
     while True:
         block, chunk, share = next_task(job)
         if block < 0:
             break
+        first, last = block * channels // blocks, (block + 1) * channels // blocks
         for i in range(chunk[0], chunk[1]):
-            row = job.order[i]
-            for c in range(block * channels // blocks, (block + 1) * channels // blocks):
-                plane = (job.start + row) * out_strides.image + c * out_strides.channel
-                for ph in range(share[0], share[1]):
-                    for pw in range(width):
-                        o = plane + ph * out_strides.row + pw * out_strides.column
-                        out[np.uintp(o)] = average_at(
-                            features, strides, images, y_taps, x_taps, row, c, ph, pw, zero
-                        )
+            pool_bins(job, job.order[i], first, last, share)

@@ -35,7 +35,7 @@ def next_task(job):
     return block, (job.chunks[chunk], job.chunks[chunk + 1]), share
 
 
-def in_order(images, spans):
+def sorted_rows(images, spans):
     """Return the rows that can be pooled, by image and first row, and where images begin and end.
 
     A map's row is then packed once, just ahead of its use.

@@ -24,7 +24,7 @@ LARGEST_GRID = 2**31
 
 # For functions that only pass arrays on: counting references to them made taps 1.6 times slower.
 uncounted = register_jitable(_nrt=False)
-# For the innermost: called with two records of arrays each, they took as long again.
+# For the innermost: as calls, each with two records of arrays, they made a bin 1.2 times slower.
 inlined = register_jitable(_nrt=False, forceinline=True)
 
 

@@ -161,7 +161,8 @@ def test_results_go_around_the_caches_unchanged(rng, monkeypatch, dtype, channel
         assert_array_equal(out, expected)
 
 
-def test_memory_of_large_results_is_used_again_only_when_they_are_gone():
+def test_memory_of_large_results_is_used_again_only_when_they_are_gone(monkeypatch):
+    monkeypatch.setattr(_memory._Lease, "kept", {})
     shape = (_memory.LENT_RESULT // 4 + 3,)
     result = _memory.empty_result(shape, np.float32)
     assert _memory.address_of(result) % _memory.LINE == 0
