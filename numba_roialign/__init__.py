@@ -2,8 +2,20 @@
 
 from importlib.metadata import version
 
-from ._api import ROIAlign, roi_align
+from ._api import roi_align, roi_align_backward, roi_align_box_backward
+from ._geometry import Convention
+from ._mindspore import ROIAlign, ROIAlignGrad
 from ._operator import InvalidRoIError
+from .conventions import CONVENTIONS
 
-__all__ = ["InvalidRoIError", "ROIAlign", "roi_align"]
+__all__ = [
+    "CONVENTIONS",
+    "Convention",
+    "InvalidRoIError",
+    "ROIAlign",
+    "ROIAlignGrad",
+    "roi_align",
+    "roi_align_backward",
+    "roi_align_box_backward",
+]
 __version__ = version("numba_roialign")

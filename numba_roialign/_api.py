@@ -1,10 +1,30 @@
-"""The public functions, each thin over the one operator."""
+"""The public functions in torchvision's signature, each thin over the operator."""
 
 from __future__ import annotations
 
 from . import _operator
-from ._geometry import MINDSPORE_0, MINDSPORE_1, TORCHVISION, TORCHVISION_ALIGNED
-from ._operator import describe, integer, positive
+from ._arguments import (
+    MODES,
+    convention_of,
+    integer,
+    map_shape,
+    most_samples,
+    one_of,
+    pair,
+    positive,
+    sampling_pair,
+)
+from ._operator import Geometry
+
+
+def geometry_of(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio) -> Geometry:
+    """Return what these arguments say of how boxes are sampled."""
+    return Geometry(
+        pair("spatial_scale", spatial_scale, positive),
+        sampling_pair(sampling_ratio),
+        most_samples(max_sampling_ratio),
+        convention_of(aligned, convention),
+    )
 
 
 def roi_align(
@@ -15,6 +35,10 @@ def roi_align(
     sampling_ratio=-1,
     aligned=False,
     *,
+    mode="avg",
+    convention=None,
+    max_sampling_ratio=None,
+    return_argmax=False,
     layout="NCHW",
     out=None,
     validate=None,
@@ -34,14 +58,26 @@ def roi_align(
         boxes ``(x1, y1, x2, y2)``. A fractional image index is truncated.
     output_size : int or (int, int)
         Bins per box: pooled height and width.
-    spatial_scale : float, default 1.0
-        Feature-map pixels per image pixel, e.g. 0.0625 for a map of stride 16.
-    sampling_ratio : int, default -1
-        Bilinear samples per bin and axis. Zero or less is adaptive: the bin size in feature-map
-        pixels, rounded up; a bin without samples pools 0.
+    spatial_scale : float or (float, float), default 1.0
+        Feature-map pixels per image pixel, e.g. 0.0625 for a map of stride 16; a pair is that of y
+        and that of x.
+    sampling_ratio : int or (int, int), default -1
+        Bilinear samples per bin and axis, a pair for y and x. Zero or less is adaptive: the bin
+        size in feature-map pixels, rounded up; a bin without samples pools 0.
     aligned : bool, default False
         True puts pixel centres at half-integer image coordinates (a shift by -0.5); False is the
         older convention, without the shift and with boxes of at least one pixel.
+    mode : {"avg", "max", "corner_max"}
+        What a bin takes of its samples: their mean; the largest; or the largest of their four
+        pixels, each times its bilinear weight, as ONNX defines max. A sample outside the map counts
+        as 0 in each, and NaN is larger than any number.
+    convention : str or Convention, optional
+        Instead of `aligned`: how some system lays its samples, by its name in `CONVENTIONS`, or as
+        a `Convention` of your own.
+    max_sampling_ratio : int, optional
+        The most samples that an adaptive bin takes per axis.
+    return_argmax : bool, default False
+        Return also which sample won, for `roi_align_backward`. Not with the mode "avg".
     layout : {"NCHW", "NHWC"}
         "NHWC" is channels last: `features` is (N, H, W, C) and the result (K, PH, PW, C). Neither
         is transposed on the way.
@@ -56,6 +92,10 @@ def roi_align(
     -------
     array of (K, C, PH, PW)
         Of the family and dtype of `features`, in C order.
+    array of (K, C, PH, PW), int64
+        With `return_argmax`: the number of the winning sample in its bin, row by row; with the mode
+        "corner_max" four times that, and 1 more for the right corners, 2 more for the lower; -1
+        where no pixel of the map gave the value. The first of several winners is named.
 
     Raises
     ------
@@ -66,6 +106,10 @@ def roi_align(
     InvalidRoIError
         A ValueError: a box is not finite or too large, or an image index is out of range. It names
         the row, also in its attribute ``row``.
+
+    See Also
+    --------
+    roi_align_backward, roi_align_box_backward : the gradients.
 
     Notes
     -----
@@ -88,128 +132,160 @@ def roi_align(
     array([[[[ 2.5,  4.5],
              [10.5, 12.5]]]], dtype=float32)
     """
-    size = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-    if len(size) != 2:
-        raise ValueError(f"output_size must be an int or a pair of ints, got {output_size!r}")
-    size = tuple(integer("output_size", bins, least=1) for bins in size)
-    scale = positive("spatial_scale", spatial_scale)
-    samples = integer("sampling_ratio", sampling_ratio)
+    number = MODES[one_of("mode", mode, MODES)]
+    if return_argmax and mode == "avg":
+        raise ValueError("return_argmax has no meaning for mode='avg'")
     return _operator.roi_align(
         features,
         _operator.stacked(rois, features),
-        size,
-        (scale, scale),
-        (samples, samples),
-        TORCHVISION_ALIGNED if aligned else TORCHVISION,
+        pair("output_size", output_size, integer, least=1),
+        geometry_of(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
+        mode=number,
+        return_argmax=return_argmax,
         layout=layout,
         out=out,
         validate=validate,
     )
 
 
-class ROIAlign:
-    """MindSpore's operator: construct it once, then call it with features and rois.
+def roi_align_backward(
+    grad_output,
+    rois,
+    feature_shape,
+    spatial_scale=1.0,
+    sampling_ratio=-1,
+    aligned=False,
+    *,
+    mode="avg",
+    convention=None,
+    max_sampling_ratio=None,
+    argmax=None,
+    layout="NCHW",
+    out=None,
+    validate=None,
+):
+    """Return the gradient of `roi_align` with respect to its features.
+
+    It is deterministic: the same bits for any number of threads and in every run. Nothing is added
+    atomically, and scratch grows neither with the result nor with the channels.
 
     Parameters
     ----------
-    pooled_height, pooled_width : int
-        Bins per box.
-    spatial_scale : float
-        Feature-map pixels per image pixel.
-    sample_num : int, default 2
-        Bilinear samples per bin and axis. Zero or less is adaptive: the bin size in feature-map
-        pixels, rounded down, but at least one.
-    roi_end_mode : {1, 0}, default 1
-        1: a box includes its last pixel, so its size is ``x2 + 1 - x1``. 0: the size is
-        ``x2 - x1``, and at least one feature-map pixel. Neither shifts by half a pixel.
+    grad_output : array of (K, C, PH, PW)
+        The gradient with respect to the pooled features, of a dtype that features may have.
+    rois : array of (K, 5), or list of arrays of (L, 4)
+        As in `roi_align`.
+    feature_shape : (int, int, int, int)
+        The shape of the features, (N, C, H, W) or that of `layout`.
+    spatial_scale, sampling_ratio, aligned, mode, convention, max_sampling_ratio
+        As the forward call had them.
+    argmax : array of (K, C, PH, PW), int64, optional
+        What `roi_align` returned with `return_argmax`; needed with the two max modes. A number that
+        names no sample inside the map counts as -1: it gives nothing.
+    layout : {"NCHW", "NHWC"}
+        Of `grad_output`, `argmax` and the result.
+    out : array of `feature_shape`, optional
+        Written and returned. It has the dtype, the family and the place of `grad_output`.
+    validate : bool, optional
+        As in `roi_align`; a row that is not raised on gives nothing.
+
+    Returns
+    -------
+    array of `feature_shape`
+        Of the family and dtype of `grad_output`, in C order.
 
     Raises
     ------
-    TypeError
-        An argument is not of the type above; a bool is not an int here, an int not a float.
-    ValueError
-        A pooled size below 1, a scale that is not positive and finite, or an unknown mode.
-
-    See Also
-    --------
-    roi_align : torchvision's signature and conventions.
+    TypeError, ValueError, InvalidRoIError
+        As in `roi_align`.
 
     Notes
     -----
-    The formulas are those of ``mindspore.ops.ROIAlign``, version 2.10. Where its result is
-    undefined this one is defined: the adaptive grid is never empty, and a box with ``|x1|`` and
-    ``|x2|`` below 1e-3, which MindSpore skips without writing, pools zeros.
+    Pooling an average is linear in the features, ``out = A @ features``, and this is
+    ``A.T @ grad_output``.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from numba_roialign import ROIAlign
-    >>> features = np.array([[[[1, 2], [3, 4]]]], np.float32)
-    >>> rois = np.array([[0, 0.2, 0.3, 0.2, 0.3]], np.float32)
-    >>> ROIAlign(2, 2, 0.5, 2)(features, rois).round(3)
-    array([[[[1.775, 2.025],
-             [2.275, 2.525]]]], dtype=float32)
+    >>> from numba_roialign import roi_align_backward
+    >>> rois = np.array([[0, 0, 0, 4, 4]], np.float32)
+    >>> roi_align_backward(np.ones((1, 1, 1, 1), np.float32), rois, (1, 1, 2, 2), aligned=True)
+    array([[[[0.140625, 0.140625],
+             [0.140625, 0.140625]]]], dtype=float32)
     """
+    return _operator.roi_align_backward(
+        grad_output,
+        _operator.stacked(rois, grad_output),
+        map_shape("feature_shape", feature_shape),
+        geometry_of(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
+        mode=MODES[one_of("mode", mode, MODES)],
+        layout=layout,
+        argmax=argmax,
+        out=out,
+        validate=validate,
+    )
 
-    def __init__(self, pooled_height, pooled_width, spatial_scale, sample_num=2, roi_end_mode=1):
-        integers = {
-            "pooled_height": pooled_height,
-            "pooled_width": pooled_width,
-            "sample_num": sample_num,
-            "roi_end_mode": roi_end_mode,
-        }
-        for name, value in integers.items():
-            if type(value) is not int:
-                raise TypeError(f"{name} must be an int, got {describe(value)}")
-        if not isinstance(spatial_scale, float):
-            raise TypeError(f"spatial_scale must be a float, got {describe(spatial_scale)}")
-        self.pooled_height = integer("pooled_height", pooled_height, least=1)
-        self.pooled_width = integer("pooled_width", pooled_width, least=1)
-        self.spatial_scale = positive("spatial_scale", spatial_scale)
-        self.sample_num = integer("sample_num", sample_num)
-        if roi_end_mode not in (0, 1):
-            raise ValueError(f"roi_end_mode must be 0 or 1, got {roi_end_mode}")
-        self.roi_end_mode = roi_end_mode
 
-    def __repr__(self):
-        return (
-            f"ROIAlign(pooled_height={self.pooled_height}, pooled_width={self.pooled_width}, "
-            f"spatial_scale={self.spatial_scale}, sample_num={self.sample_num}, "
-            f"roi_end_mode={self.roi_end_mode})"
-        )
+def roi_align_box_backward(
+    grad_output,
+    features,
+    rois,
+    spatial_scale=1.0,
+    sampling_ratio=-1,
+    aligned=False,
+    *,
+    convention=None,
+    max_sampling_ratio=None,
+    layout="NCHW",
+    validate=None,
+):
+    """Return the gradient of `roi_align`, mode "avg", with respect to its boxes.
 
-    def __call__(self, features, rois, *, out=None, validate=None):
-        """Pool `rois` from `features`.
+    Parameters
+    ----------
+    grad_output : array of (K, C, PH, PW)
+        The gradient with respect to the pooled features, of the dtype of `features`.
+    features : array of (N, C, H, W)
+        As in `roi_align`.
+    rois : array of (K, 5), or list of arrays of (L, 4)
+        As in `roi_align`.
+    spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio, layout
+        As the forward call had them.
+    validate : bool, optional
+        As in `roi_align`; a row that is not raised on has gradient 0.
 
-        Parameters
-        ----------
-        features : array of (N, C, H, W)
-            float16, bfloat16, float32 or float64, in any layout.
-        rois : array of (rois_n, 5)
-            ``(image_index, x1, y1, x2, y2)`` in image pixels, of any real dtype. The image index
-            lies in ``[0, N - 1]`` and is rounded to the nearest image, halves up.
-        out, validate
-            As in `roi_align`.
+    Returns
+    -------
+    array of (K, 5)
+        Per image pixel; the first column, of the image index, is 0. float64 where `rois` is, else
+        float32; of the family of `features`.
 
-        Returns
-        -------
-        array of (rois_n, C, pooled_height, pooled_width)
-            Of the family and dtype of `features`.
+    Raises
+    ------
+    TypeError, ValueError, InvalidRoIError
+        As in `roi_align`.
 
-        Raises
-        ------
-        TypeError
-            `features` or `rois` is not an array, or they live apart.
-        ValueError, InvalidRoIError
-            As in `roi_align`.
-        """
-        return _operator.roi_align(
-            features,
-            rois,
-            (self.pooled_height, self.pooled_width),
-            (self.spatial_scale, self.spatial_scale),
-            (self.sample_num, self.sample_num),
-            MINDSPORE_1 if self.roi_end_mode else MINDSPORE_0,
-            out=out,
-            validate=validate,
-        )
+    Notes
+    -----
+    It is the derivative of the sampled definition. The bilinear surface has kinks, and where a
+    sample lies on a pixel it is the slope towards larger coordinates. A sample clamped to the map
+    has slope 0. The number of adaptive samples and the drop to 0 of a sample that leaves the map
+    are constants to it, as is the size of a box at the least size of its convention.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numba_roialign import roi_align_box_backward
+    >>> features = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)  # 4 * y + x
+    >>> rois = np.array([[0, 1.1, 1.3, 2.1, 2.3]], np.float32)
+    >>> roi_align_box_backward(np.ones((1, 1, 1, 1), np.float32), features, rois)
+    array([[0. , 0.5, 2. , 0.5, 2. ]], dtype=float32)
+    """
+    return _operator.roi_align_box_backward(
+        grad_output,
+        features,
+        _operator.stacked(rois, features),
+        geometry_of(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
+        layout=layout,
+        validate=validate,
+    )

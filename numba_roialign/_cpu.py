@@ -1,30 +1,19 @@
-"""The CPU target: a call on NumPy arrays, from its plan to the last written row."""
+"""The CPU target: the operator and its gradients on NumPy arrays."""
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
-
 import numpy as np
 
-from . import _cpu_plan
-from ._cpu_job import ADDRESSES, FOUND, POSITIONS
-from ._cpu_plan import memory_layout, plan_of
-from ._cpu_tasks import FEW_ROIS, cut, sorted_rows
+from . import _cpu_call, _cpu_plan
+from ._cpu_call import Gradient, Pooling
+from ._cpu_plan import gradient_plan, pooling_plan
 from ._cpu_threads import Threads
 from ._flat import in_place
-from ._memory import LINE, address_of, aligned_empty
+from ._halves import narrowed, widened
+from ._kernels import AVERAGE
 
-# Below, in multiplications, a call runs on the calling thread alone. Waking threads takes 10 to
-# 50 us, and milliseconds on a busy machine; this much work takes some 100 us.
-SERIAL_WORK = 1 << 20
-# The same for the tap tables, in bins of RoIs.
-SERIAL_BINS = 1 << 11
-# Results of at least this many bytes are written around the caches, which they only flush: a call
-# that writes 50 or 100 MB takes 1.05 to 1.3 times as long without.
-STREAM_BYTES = 16 << 20
-# Workspaces kept for later calls, and the most bytes of one.
-SPARES, SPARE_BYTES = 2, 64 << 20
-JOB_BYTES = -(-8 * len(POSITIONS) // LINE) * LINE
+# Of the slopes that a box gradient holds at a time, as long as one RoI's fit.
+SLOPE_BYTES = 16 << 20
 
 
 def stack_boxes(boxes, stream=None):
@@ -33,152 +22,138 @@ def stack_boxes(boxes, stream=None):
     return np.column_stack([images, np.concatenate(boxes)])
 
 
-class Workspace:
-    """Memory for a call: its job, and the arrays that the job points to.
-
-    It is kept for the next call: where a page of new memory costs 3 us, as on a virtual machine,
-    those of a small call made it 1.3 times longer.
-    """
-
-    spare: ClassVar[list[Workspace]] = []  # not in use
-
-    def __init__(self, size):
-        self.memory = aligned_empty(JOB_BYTES + size)
-        self.address = address_of(self.memory)
-        self.job = self.memory[: 8 * len(POSITIONS)].view(np.int64)
-
-    @classmethod
-    def borrow(cls, size):
-        """Return a workspace with so many bytes beside the job, until it is given back."""
-        try:
-            workspace = cls.spare.pop()
-        except IndexError:
-            return cls(size)
-        return workspace if workspace.memory.size >= JOB_BYTES + size else cls(size)
-
-    def give_back(self):
-        if self.memory.size <= SPARE_BYTES and len(self.spare) < SPARES:
-            self.spare.append(self)
-
-    def set(self, **fields):
-        """Set fields of the job."""
-        job = self.job
-        for name, value in fields.items():
-            job[POSITIONS[name]] = value
-
-    def table(self, name, count):
-        """Return the first integers of an array."""
-        start = int(self.job[POSITIONS[name]]) - self.address
-        return self.memory[start : start + 8 * count].view(np.int64)
+def join_boxes(images, boxes, stream=None):
+    """Return boxes and the image of each as one array."""
+    return np.column_stack([images, boxes])
 
 
-class Found(NamedTuple):
-    """What filling the tables found in a batch."""
-
-    rows: int
-    invalid: int  # rows that cannot be pooled
-    first_invalid: int  # RoI
-    low: int  # image
-    high: int
-    taps: int  # pixels that all bins tap together
+def clear(array, dtype=None, stream=None):
+    """Set an array to zero."""
+    array[...] = 0
 
 
-class Call:
-    """One call, batch by batch of RoIs."""
-
-    def __init__(self, plan, features, rois, out, threads):
-        self.plan, self.rois, self.out, self.threads = plan, rois, out, threads
-        self.table_rows = plan.table_rows(len(rois))
-        size, starts = memory_layout(plan, self.table_rows, self.threads)
-        self.workspace = Workspace.borrow(size)
-        job, out_address = self.workspace.job, address_of(out)
-        np.add(starts, self.workspace.address + JOB_BYTES, out=job[: len(ADDRESSES)])
-        job[len(ADDRESSES) :] = plan.numbers
-        self.workspace.set(
-            features=address_of(features),
-            rois=address_of(rois),
-            out=out_address,
-            out_skew=-out_address % LINE // plan.storage_bytes,
-            table_rows=self.table_rows,
-            y_slots=self.table_rows * plan.y_capacity,
-            x_slots=self.table_rows * plan.x_capacity,
-        )
-        self.streams = plan.can_stream and out.nbytes >= STREAM_BYTES
-        if plan.staging_size == 0:  # written from vectors, which must not straddle a line
-            self.streams = self.streams and out_address % LINE == 0
-        self.invalid = []  # RoIs found so that cannot be pooled
-        self.batches = range(0, len(rois), self.table_rows)
-
-    def fill(self, start):
-        """Fill the tables with the batch that starts at a RoI; return what was found there."""
-        plan, rows = self.plan, min(self.table_rows, len(self.rois) - start)
-        few = rows * (plan.output_height + plan.output_width) < SERIAL_BINS
-        threads = 1 if few else self.threads
-        self.workspace.set(start=start, rows=rows, threads=threads)
-        plan.fill.run(threads, self.workspace.address)
-        found = self.workspace.table("found", threads * FOUND).tolist()
-        invalid, first_invalid, low, high, taps = (found[n::FOUND] for n in range(5))
-        return Found(rows, sum(invalid), start + min(first_invalid), min(low), max(high), sum(taps))
-
-    def pool(self, start, found):
-        """Pool the batch in the tables."""
-        plan, table = self.plan, self.workspace.table
-        rows, invalid, _, low, high, taps = found
-        segments = [0, rows]
-        if invalid or low < high or rows > FEW_ROIS:
-            images, spans = table("table_images", rows), table("spans", 4 * rows)
-            order, segments = sorted_rows(images, spans.reshape(rows, 4))
-            table("order", len(order))[:] = order
-            self.invalid += (start + np.flatnonzero(images < 0)).tolist()
-            if invalid == rows:
-                return
-        work = plan.channels * max(taps, rows * plan.output_height * plan.output_width)
-        threads = 1 if work < SERIAL_WORK else self.threads
-        chunks, parts = cut(segments, plan.blocks, plan.output_height, plan.most_rows, threads)
-        if len(chunks) > 2 or invalid:
-            table("chunks", len(chunks))[:] = chunks
-        streams = self.streams and parts == 1
-        self.workspace.set(chunk_count=len(chunks) - 1, parts=parts, streams=streams)
-        plan.work.run(threads, self.workspace.address)
-
-    def run(self, validate):
-        """Pool all RoIs, or return the first invalid one with its number where that is asked."""
-        found = None
-        if validate:
-            for start in self.batches:
-                found = self.fill(start)
-                if found.invalid:
-                    row = found.first_invalid
-                    return row, self.rois[row].tolist()
-        for start in self.batches:
-            if found is None or len(self.batches) > 1:
-                found = self.fill(start)
-            self.pool(start, found)
-        return None
+def run(call_type, plan, features, rois, out, validate, argmax=None, small=False):
+    """Run a call; return the invalid RoI it found first, where asked for, and all it found."""
+    with Threads(wanted=not small) as threads:
+        call = call_type(plan, features, rois, out, threads, argmax)
+        invalid = call.run(validate)
+        call.workspace.give_back()
+    return invalid, call.invalid
 
 
-def pool(features, rois, sampling, convention, out, layout, dtype, validate, stream=None):
+def settle(target, out):
+    """Copy a result to where the caller wants it, if it was not computed there."""
+    if target is not out:
+        out[...] = target.view(out.dtype.newbyteorder("="))
+
+
+def pool(
+    features, rois, sampling, convention, out, layout, dtype, validate, stream=None,
+    mode=AVERAGE, argmax=None,
+):  # fmt: skip
     """Pool `rois` of `features` into `out`, all NumPy arrays.
 
     With `validate` on (None, the default, means on) the first invalid row is returned with its
-    number, and nothing is written; otherwise None, and an invalid row pools NaN.
+    number, and nothing is written; otherwise None, and an invalid row pools NaN. A maximum writes
+    to `argmax` where it is given.
+    """
+    checked = validate is not False
+    invalid, skipped = pool_as(
+        features, rois, sampling, convention, out, layout, dtype, dtype, checked, mode, argmax
+    )
+    if skipped:
+        out[skipped] = np.nan
+        if argmax is not None:
+            argmax[skipped] = -1
+    return invalid
+
+
+def pool_as(
+    features, rois, sampling, convention, out, layout, dtype, out_dtype, validate,
+    mode=AVERAGE, argmax=None, corner=None,
+):  # fmt: skip
+    """As `pool`, with `out` in any dtype, and slopes for a `corner`; and without NaN.
+
+    Returns the first invalid row where that is asked for, and all the rows left unwritten.
     """
     source, target = in_place(features), in_place(out)
-    plan = plan_of(
-        layout, source.shape, source.strides, target.shape[1:], target.strides, dtype,
-        sampling, convention, _cpu_plan.MOST_LANES,
+    plan = pooling_plan(
+        layout, source.shape, source.strides, target.shape[1:], target.strides,
+        dtype, out_dtype, sampling, convention,
+        mode, corner, argmax is not None, _cpu_plan.MOST_LANES,
     )  # fmt: skip
     rois = np.ascontiguousarray(rois, np.float64)
-    small = len(rois) * plan.most_taps * plan.channels < SERIAL_WORK
-    with Threads(wanted=not small) as threads:
-        call = Call(plan, source, rois, target, threads)
-        invalid = call.run(validate is not False)
-        call.workspace.give_back()
+    small = len(rois) * plan.most_taps * plan.channels < _cpu_call.SERIAL_WORK
+    invalid, skipped = run(Pooling, plan, source, rois, target, validate, argmax, small)
+    if invalid is None:
+        settle(target, out)
+    return invalid, skipped
+
+
+def pool_backward(
+    grad, rois, sampling, convention, out, layout, dtype, validate, stream=None,
+    mode=AVERAGE, argmax=None,
+):  # fmt: skip
+    """Write the gradient of a map to `out`, from that of its pooled features.
+
+    An invalid row gives nothing to it, where it does not raise as in `pool`.
+    """
+    source, target = in_place(grad), in_place(out)
+    if mode != AVERAGE:
+        argmax = np.ascontiguousarray(argmax, np.int64)
+    rois = np.ascontiguousarray(rois, np.float64)
+
+    def plan_for(target, out_dtype, batched):
+        return gradient_plan(
+            layout, source.shape[1:], source.strides, target.shape, target.strides,
+            dtype, out_dtype, sampling, convention, mode, batched, _cpu_plan.MOST_LANES,
+        )  # fmt: skip
+
+    plan = plan_for(target, dtype, batched=False)
+    if plan.table_rows(len(rois)) < len(rois):
+        wide = dtype in ("float32", "float64")
+        # Batches add up in the result, which then must be as exact as the sums.
+        target = target if wide else np.empty(out.shape, np.float32)
+        plan = plan_for(target, dtype if wide else "float32", batched=True)
+    invalid, _ = run(Gradient, plan, source, rois, target, validate is not False, argmax)
     if invalid is not None:
         return invalid
-    if target is not out:
-        native = out.dtype.newbyteorder("=")
-        out[...] = target.view(native)
-    if call.invalid:
-        out[call.invalid] = np.nan
+    if target.dtype != out.dtype and target.dtype == np.float32:
+        out[...] = narrowed(target, dtype, out.dtype)
+    else:
+        settle(target, out)
+    return None
+
+
+def box_backward(
+    grad, features, rois, sampling, convention, out, layout, dtype, validate, stream=None
+):
+    """Write the gradient of the boxes, (K, 5), to `out`.
+
+    The slope of a pooled value, when a corner moves, is the value pooled with the slopes of the
+    taps' weights: four poolings, each summed over a RoI's channels and bins with its gradient. An
+    invalid row has gradient 0, where it does not raise as in `pool`.
+    """
+    number = np.dtype("float64" if dtype == "float64" else "float32")
+    pooled = grad.shape[1:]
+    step = max(1, SLOPE_BYTES // (number.itemsize * int(np.prod(pooled))))
+    slopes = np.empty((min(step, len(rois)), *pooled), number)
+    gradients = np.zeros((len(rois), 5))
+    for start in range(0, len(rois), step):
+        rows = slice(start, start + step)
+        weights = widened(grad[rows], dtype).reshape(len(rois[rows]), -1)
+        values = slopes[: len(weights)]
+        for corner in range(4):
+            checked = corner == 0 and validate is not False
+            invalid, skipped = pool_as(
+                features, rois[rows], sampling, convention, values, layout, dtype, number.name,
+                checked, corner=corner,
+            )  # fmt: skip
+            if invalid is not None:
+                return start + invalid[0], invalid[1]
+            values[skipped] = 0
+            gradients[rows, corner + 1] = np.einsum(
+                "ni,ni->n", values.reshape(weights.shape), weights, dtype=np.float64
+            )
+    out[...] = gradients
     return None

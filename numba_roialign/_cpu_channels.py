@@ -15,16 +15,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _geometry, _kernels
+from . import _kernels, _taps
 from ._cpu_job import INLINED, axis_tables
 from ._cpu_results import write
 from ._cpu_tables import pixel_span
-from ._cpu_tasks import next_task
-from ._geometry import Taps
+from ._cpu_tasks import chunk_of, next_task, part_of
 from ._lanes import fence, tile, view, zero_of
+from ._taps import Taps
 
 average = njit(**INLINED)(_kernels.average)
-bin_taps = njit(**INLINED)(_geometry.bin_taps)
+bin_taps = njit(**INLINED)(_taps.bin_taps)
 
 # A thread's scratch: pixels of packed rows, and bins of results. With 32 lanes of float32 that is
 # 9 MB, of which a call touches only what it needs. A RoI with more rows than fit is pooled from
@@ -212,9 +212,10 @@ def work(thread, job):
     base = thread * job.scratch_size
     cells, staging = base + job.window * lanes, thread * job.staging_size
     while True:
-        block, chunk, share = next_task(job)
+        block, piece, part = next_task(job)
         if block < 0:
             break
+        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
         c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
         left, right = common_columns(job, y_taps, x_taps, chunk)
         common, sparse, held = right > left, False, (0, 0)
@@ -229,5 +230,6 @@ def work(thread, job):
                 job, y_taps, x_taps, plane, row, share, left, right, held, sparse, base
             )  # fmt: skip
             o = (job.start + row) * job.out_image + c * job.out_channel
-            write(job, cells, staging, o + share[0] * job.out_row, share[1] - share[0])
+            at = o + share[0] * job.out_row
+            write(job, cells, staging, at, share[1] - share[0], job.output_width)
     fence()

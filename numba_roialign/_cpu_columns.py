@@ -12,15 +12,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _geometry, _kernels
+from . import _kernels, _taps
 from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
 from ._cpu_results import transpose
 from ._cpu_scalar import pool_bins
-from ._cpu_tasks import next_task
+from ._cpu_tasks import chunk_of, next_task, part_of
 from ._lanes import tile, view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
-bin_taps = njit(**INLINED)(_geometry.bin_taps)
+bin_taps = njit(**INLINED)(_taps.bin_taps)
 
 # With more columns per tap than this, bins are pooled one by one: few of a line's columns count.
 SPARSE = 4
@@ -115,9 +115,10 @@ def work(thread, job):
     strides, out_strides = strides_in(job), strides_out(job)
     width = job.output_width
     while True:
-        c, chunk, share = next_task(job)
+        c, piece, part = next_task(job)
         if c < 0:
             break
+        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
         for i in range(chunk[0], chunk[1]):
             row = job.order[i]
             plane = job.table_images[row] * strides.image + c * strides.channel

@@ -21,9 +21,10 @@ from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, mod
 from numba.np.arrayobj import make_array, populate_array
 
 from ._cache import cached_njit, package_cache
-from ._geometry import AxisTaps, Convention, Sampling
+from ._geometry import Convention, Sampling
 from ._kernels import Strides
 from ._lanes import REGISTER
+from ._taps import AxisSamples, AxisTaps
 
 # error_model="numpy": a division by zero is an infinity, as on CUDA, and not an exception.
 OPTIONS = {"error_model": "numpy", "nogil": True}
@@ -37,13 +38,14 @@ INLINED = {"inline": "always", "forceinline": True, **CONTRACTED}
 
 FOUND = 8  # numbers; a cache line for each thread
 
-# The fields in their order, with their types; "storage" and "number" are addresses of elements of
-# the job's own types.
+# The fields in their order, with their types; "storage", "number" and "result" are addresses of
+# elements of the job's own types.
 ADDRESSES = {
-    # the caller's arrays
+    # the caller's arrays; a gradient's "features" are the pooled features' gradient
     "features": "storage",
     "rois": types.float64,  # (K, 5)
-    "out": "storage",
+    "out": "result",
+    "argmax": types.int64,  # of a maximum: in C order, in the layout of the pooled features
     # the tables of a batch of RoIs
     "table_images": types.intp,  # (table_rows,): -1 where a row cannot be pooled
     "spans": types.intp,  # (table_rows, 4): first row and end, first column and end, of the taps
@@ -53,6 +55,18 @@ ADDRESSES = {
     "x_pixels": types.int32,
     "x_weights": "number",
     "x_bounds": types.intp,
+    # of samples: see `_taps.AxisSamples`
+    "y_firsts": types.intp,
+    "y_grids": types.intp,
+    "x_firsts": types.intp,
+    "x_grids": types.intp,
+    # taps turned round: see `_taps.turn_taps`
+    "y_turned": types.int32,
+    "y_turned_weights": "number",
+    "y_turned_bounds": types.intp,
+    "x_turned": types.int32,
+    "x_turned_weights": "number",
+    "x_turned_bounds": types.intp,
     "found": types.intp,  # (threads, FOUND): see `_cpu_tables.fill`
     # how the batch is cut into tasks: see `_cpu_tasks`
     "order": types.intp,
@@ -60,14 +74,20 @@ ADDRESSES = {
     "counter": types.int64,  # (1,): the next task
     # what threads work in
     "scratch": "number",  # (threads, scratch_size)
-    "staging": "storage",  # (threads, staging_size)
+    "staging": "result",  # (threads, staging_size)
 }
 NUMBERS = {
     # of a batch
     **dict.fromkeys(("start", "rows", "threads", "chunk_count", "parts", "streams"), types.intp),
+    "adds": types.intp,  # 1 where a gradient's batch adds to what the batches before it gave
     # of a call
     **dict.fromkeys(("table_rows", "y_slots", "x_slots", "scratch_size", "window"), types.intp),
     **dict.fromkeys(("staging_size", "out_skew", "channels", "blocks"), types.intp),
+    "mode": types.intp,
+    "corner": types.intp,  # of a slope: see `_taps.fill_slopes`
+    "keeps_argmax": types.intp,
+    "channels_last": types.intp,
+    "band_rows": types.intp,  # the most rows of the map in a part of a gradient
     **{f"in_{name}": types.intp for name in Strides._fields},
     **{f"out_{name}": types.intp for name in Strides._fields},
     **{
@@ -82,16 +102,16 @@ POSITIONS = {name: position for position, name in enumerate([*ADDRESSES, *NUMBER
 class Job(types.Type):
     """Numba's type of a job: a pointer to its fields.
 
-    `storage` is the type of the map's elements in memory and `number` that of sums, of which a
-    vector has `lanes`. Beside the fields it has ``zero``, a number; ``tag``, a tuple as long as a
-    vector; and ``square``, one as long as the side of what `tile` transposes: as many numbers as a
-    register holds, since with twice as many the square leaves the registers, and packing took 1.7
-    times as long.
+    `storage` is the type of the elements read, `result` of those written, and `number` that of
+    sums, of which a vector has `lanes`. Beside the fields it has ``zero``, a number; ``tag``, a
+    tuple as long as a vector; and ``square``, one as long as the side of what `tile` transposes: as
+    many numbers as a register holds, since with twice as many the square leaves the registers, and
+    packing took 1.7 times as long.
     """
 
-    def __init__(self, storage, number, lanes):
-        self.storage, self.number, self.lanes = storage, number, lanes
-        super().__init__(name=f"Job({storage}, {number}, {lanes})")
+    def __init__(self, storage, result, number, lanes):
+        self.storage, self.result, self.number, self.lanes = storage, result, number, lanes
+        super().__init__(name=f"Job({storage}, {result}, {number}, {lanes})")
 
     def type_of(self, name):
         if name in ADDRESSES:
@@ -166,9 +186,9 @@ class Compiled(NamedTuple):
 
 
 @functools.cache
-def compiled(function, storage, number, lanes, contracted=True) -> Compiled:
+def compiled(function, storage, result, number, lanes, contracted=True) -> Compiled:
     """Compile a function ``(thread, job)`` for a type of job, or load it from the on-disk cache."""
-    signature = (types.intp, Job(storage, number, lanes)), types.void
+    signature = (types.intp, Job(storage, result, number, lanes)), types.void
     options = {"nopython": True, **(CONTRACTED if contracted else UNCOUNTED)}
     code = ccallback.CFunc(function, signature, locals={}, options=options)
     code._cache = package_cache(function)
@@ -207,6 +227,40 @@ def axis_tables(job):
         array_at(job.x_pixels, (x_slots,)),
         array_at(job.x_weights, (x_slots,)),
         array_at(job.x_bounds, (rows, job.output_width + 1)),
+    )
+    return y, x
+
+
+@njit(**INLINED)
+def sample_tables(job):
+    """Return the samples of the batch along y and x."""
+    rows = job.table_rows
+    y, x = axis_tables(job)
+    return (
+        AxisSamples(
+            y.pixels, y.weights, y.bounds,
+            array_at(job.y_firsts, (rows, job.output_height)), array_at(job.y_grids, (rows,)),
+        ),
+        AxisSamples(
+            x.pixels, x.weights, x.bounds,
+            array_at(job.x_firsts, (rows, job.output_width)), array_at(job.x_grids, (rows,)),
+        ),
+    )  # fmt: skip
+
+
+@njit(**INLINED)
+def turned_tables(job):
+    """Return the bins that tap the pixels of the batch along y and x."""
+    rows, y_slots, x_slots = job.table_rows, job.y_slots, job.x_slots
+    y = AxisTaps(
+        array_at(job.y_turned, (y_slots,)),
+        array_at(job.y_turned_weights, (y_slots,)),
+        array_at(job.y_turned_bounds, (rows, job.height + 2)),
+    )
+    x = AxisTaps(
+        array_at(job.x_turned, (x_slots,)),
+        array_at(job.x_turned_weights, (x_slots,)),
+        array_at(job.x_turned_bounds, (rows, job.width + 2)),
     )
     return y, x
 

@@ -6,21 +6,33 @@ Plans are kept: a call like one before computes nothing of this again.
 from __future__ import annotations
 
 import functools
+import math
 import os
 from dataclasses import dataclass
 
 import numpy as np
 from numba import types
 
-from . import _cpu_channels, _cpu_columns, _cpu_scalar, _cpu_tables
+from . import (
+    _cpu_channels,
+    _cpu_columns,
+    _cpu_gradient,
+    _cpu_max,
+    _cpu_scalar,
+    _cpu_tables,
+    _cpu_winners,
+)
 from ._cpu_job import ADDRESSES, FOUND, NUMBERS, Compiled, compiled
 from ._flat import element_strides, in_order
-from ._geometry import tap_capacity
-from ._kernels import Strides
+from ._geometry import Sampling
+from ._kernels import AVERAGE, Strides
 from ._memory import LINE
+from ._taps import sample_capacity, tap_capacity
 
-# Bounds the tap tables of a call to 12 MB (24 MB for float64), as long as one RoI's taps fit.
-BATCH_SLOTS = 1 << 20
+# Bounds the tables of a call to 24 MB, as long as one RoI's fit.
+BATCH_BYTES = 24 << 20
+# A gradient goes over its map once for each batch, so it has larger ones.
+GRADIENT_BATCH_BYTES = 96 << 20
 # Most lanes of a vector; 1 is the scalar schedule.
 MOST_LANES = int(os.environ.get("NUMBA_ROIALIGN_LANES", "32"))
 # A vector's bytes, four registers of AVX2: a tap's index and weight then serve four
@@ -30,6 +42,8 @@ LANE_BYTES = 128
 # of a 200 x 304 map took 1.3 times as long. Not with channels last: each block of channels passes
 # over all pixels, and twice as many blocks took 1.2 times as long.
 LARGE_MAP = 1 << 14
+# The same for a gradient.
+GRADIENT_LANE_BYTES = 64
 # Below, columns take the lanes instead of channels.
 FEW_CHANNELS = 8
 
@@ -49,18 +63,19 @@ class Plan:
     numbers: np.ndarray  # those fields of a job that all batches share, 0 for the others
     fill: Compiled
     work: Compiled
+    tables: dict[str, int]  # bytes of each table, per RoI
+    batch_bytes: int  # of all tables
     channels: int
     blocks: int  # of channels
-    output_height: int
-    output_width: int
+    sampling: Sampling
     most_rows: int  # of bins in a task
+    bands: int  # of the map
     y_capacity: int  # taps of a RoI
     x_capacity: int
     can_stream: bool  # results can go around the caches
-    scratch_size: int  # of a thread, in numbers
+    scratch_bytes: int  # of a thread
     staging_size: int  # of a thread, in elements
-    number_bytes: int
-    storage_bytes: int
+    result_bytes: int  # of an element
 
     @property
     def most_taps(self):
@@ -69,7 +84,7 @@ class Plan:
 
     def table_rows(self, rois):
         """Return how many of `rois` a batch has."""
-        return min(rois, max(1, BATCH_SLOTS // (self.y_capacity + self.x_capacity)))
+        return min(rois, max(1, self.batch_bytes // sum(self.tables.values())))
 
 
 def fitting_lanes(channels, most):
@@ -105,91 +120,189 @@ def whole_lines(strides, channels, sampling, lanes, storage_bytes):
     return strides[1:] == (bins, sampling.output_width, 1)
 
 
+def tables_of(sampling, capacities, number_bytes, samples=False, turned=False):
+    """Return how many bytes each table takes for a RoI; `capacities` are its taps in y and x."""
+    tables = {"table_images": 8, "spans": 32, "order": 8, "chunks": 8}
+    bins = sampling.output_height, sampling.output_width
+    lengths = sampling.height, sampling.width
+    for axis, count, length, slots in zip("yx", bins, lengths, capacities, strict=True):
+        tables[f"{axis}_pixels"] = 4 * slots
+        tables[f"{axis}_weights"] = number_bytes * slots
+        tables[f"{axis}_bounds"] = 8 * (count + 1)
+        if samples:
+            tables[f"{axis}_firsts"] = 8 * count
+            tables[f"{axis}_grids"] = 8
+        if turned:
+            tables[f"{axis}_turned"] = 4 * slots
+            tables[f"{axis}_turned_weights"] = number_bytes * slots
+            tables[f"{axis}_turned_bounds"] = 8 * (length + 2)
+    return tables
+
+
+def numbers_of(**fields):
+    """Return a job's numbers, 0 where none is given."""
+    numbers = np.zeros(len(NUMBERS), np.int64)
+    for position, (name, kind) in enumerate(NUMBERS.items()):
+        typed = numbers.view(np.float64) if kind == types.float64 else numbers
+        typed[position] = fields.get(name, 0)
+    return numbers
+
+
+def strides_of(layout, shape, strides, itemsize):
+    """Return the strides of an array, given in bytes, in elements and in the order of `Strides`."""
+    return Strides(*in_order(layout, element_strides(shape, strides, itemsize)))
+
+
+def shared_numbers(source, target, sampling, convention, **fields):
+    """Return the numbers that every plan has: strides, geometry and some fields of its own."""
+    return numbers_of(
+        **{f"in_{name}": stride for name, stride in source._asdict().items()},
+        **{f"out_{name}": stride for name, stride in target._asdict().items()},
+        **sampling._asdict(),
+        **convention._asdict(),
+        **fields,
+    )
+
+
 @functools.lru_cache(1024)
-def plan_of(
-    layout, shape, strides, out_shape, out_strides, dtype, sampling, convention, most_lanes
-) -> Plan:
-    """Return the plan of a call; the output's shape is without the number of RoIs."""
-    storage, number = TYPES[dtype]
-    storage_bytes, number_bytes = storage.bitwidth // 8, number.bitwidth // 8
+def pooling_plan(
+    layout, shape, strides, out_shape, out_strides, dtype, out_dtype, sampling, convention,
+    mode, corner, keeps_argmax, most_lanes,
+) -> Plan:  # fmt: skip
+    """Return the plan of a call that pools; the output's shape is without the number of RoIs.
+
+    `corner` is that of a slope, or None.
+    """
+    (storage, number), result = TYPES[dtype], TYPES[out_dtype][0]
+    number_bytes, result_bytes = number.bitwidth // 8, result.bitwidth // 8
     channels = in_order(layout, shape)[1]
-    strides = Strides(*in_order(layout, element_strides(shape, strides, storage_bytes)))
-    out_strides = element_strides((1, *out_shape), out_strides, storage_bytes)
-    out_strides = Strides(*in_order(layout, out_strides))
-    schedule, lanes, blocks = schedule_of(strides, channels, sampling, number_bytes, most_lanes)
+    source = strides_of(layout, shape, strides, storage.bitwidth // 8)
+    target = strides_of(layout, (1, *out_shape), out_strides, result_bytes)
     bins, width = sampling.output_height, sampling.output_width
+    if mode == AVERAGE:
+        schedule, lanes, blocks = schedule_of(source, channels, sampling, number_bytes, most_lanes)
+        fill, capacity = _cpu_tables.fill, tap_capacity
+        if corner is not None:
+            fill = _cpu_tables.fill_with_slopes
+    else:
+        schedule, lanes, blocks = _cpu_max, 1, channels
+        fill, capacity = _cpu_tables.fill_with_samples, sample_capacity
     window = min(_cpu_channels.WINDOW, sampling.height * sampling.width)
     most_rows, scratch_size, staging_size, can_stream = bins, 0, 0, False
     if schedule is _cpu_channels:
         most_rows = _cpu_channels.most_rows(width)
         scratch_size = _cpu_channels.scratch_size(bins, width, window, lanes)
         can_stream = most_rows >= bins
-        can_stream &= whole_lines(out_strides, channels, sampling, lanes, storage_bytes)
-        staging_size = bins * width * lanes if can_stream and out_strides.channel != 1 else 0
+        can_stream &= whole_lines(target, channels, sampling, lanes, result_bytes)
+        staging_size = bins * width * lanes if can_stream and target.channel != 1 else 0
     elif schedule is _cpu_columns:
         inner = channels // blocks
         scratch_size = _cpu_columns.scratch_size(sampling.width * inner, width * inner, lanes)
-    y_capacity = tap_capacity(bins, sampling.samples_y, sampling.height)
-    x_capacity = tap_capacity(width, sampling.samples_x, sampling.width)
-    shared = {
-        "scratch_size": scratch_size,
-        "window": window,
-        "staging_size": staging_size,
-        "channels": channels,
-        "blocks": blocks,
-        **{f"in_{name}": stride for name, stride in strides._asdict().items()},
-        **{f"out_{name}": stride for name, stride in out_strides._asdict().items()},
-        **sampling._asdict(),
-        **convention._asdict(),
-    }
-    numbers = np.zeros(len(NUMBERS), np.int64)
-    for position, (name, kind) in enumerate(NUMBERS.items()):
-        typed = numbers.view(np.float64) if kind == types.float64 else numbers
-        typed[position] = shared.get(name, 0)
+    capacities = (
+        capacity(bins, sampling.samples_y, sampling.height),
+        capacity(width, sampling.samples_x, sampling.width),
+    )
     return Plan(
-        numbers=numbers,
+        numbers=shared_numbers(
+            source, target, sampling, convention,
+            scratch_size=scratch_size, staging_size=staging_size, window=window,
+            channels=channels, blocks=blocks, mode=mode, corner=corner or 0,
+            keeps_argmax=keeps_argmax, channels_last=layout == "NHWC",
+        ),
         # Not contracted: multiply and add must not fuse in the geometry, where it would decide an
         # adaptive grid otherwise than the peers do.
-        fill=compiled(_cpu_tables.fill, number, number, 1, contracted=False),
-        work=compiled(schedule.work, storage, number, lanes),
+        fill=compiled(fill, number, number, number, 1, contracted=False),
+        work=compiled(schedule.work, storage, result, number, lanes),
+        tables=tables_of(sampling, capacities, number_bytes, samples=mode != AVERAGE),
+        batch_bytes=BATCH_BYTES,
         channels=channels,
         blocks=blocks,
-        output_height=bins,
-        output_width=width,
+        sampling=sampling,
         most_rows=most_rows,
-        y_capacity=y_capacity,
-        x_capacity=x_capacity,
+        bands=1,
+        y_capacity=capacities[0],
+        x_capacity=capacities[1],
         can_stream=can_stream,
-        scratch_size=scratch_size,
+        scratch_bytes=scratch_size * number_bytes,
         staging_size=staging_size,
-        number_bytes=number_bytes,
-        storage_bytes=storage_bytes,
+        result_bytes=result_bytes,
+    )  # fmt: skip
+
+
+@functools.lru_cache(1024)
+def gradient_plan(
+    layout, shape, strides, out_shape, out_strides, dtype, out_dtype, sampling, convention,
+    mode, batched, most_lanes,
+) -> Plan:  # fmt: skip
+    """Return the plan of a gradient: from that of pooled features, whose shape is without the
+    number of RoIs, to that of a map.
+
+    Where it is computed in batches, each of which adds to the one before, blocks do not overlap.
+    """
+    (storage, number), result = TYPES[dtype], TYPES[out_dtype][0]
+    number_bytes, result_bytes = number.bitwidth // 8, result.bitwidth // 8
+    channels = in_order(layout, out_shape)[1]
+    source = strides_of(layout, (1, *shape), strides, storage.bitwidth // 8)
+    target = strides_of(layout, out_shape, out_strides, result_bytes)
+    bins, width = sampling.output_height, sampling.output_width
+    if mode == AVERAGE:
+        schedule, fill, capacity = _cpu_gradient, _cpu_tables.fill_turned, tap_capacity
+        narrow = sampling.width <= _cpu_channels.WINDOW
+        most = min(most_lanes, GRADIENT_LANE_BYTES // number_bytes) if narrow else 1
+        lanes = fitting_lanes(channels, most)
+        if batched:
+            lanes = math.gcd(lanes, channels)
+        rows = min(sampling.height, _cpu_gradient.band_rows(sampling.width, lanes))
+        scratch_size = _cpu_gradient.scratch_size(rows, sampling.width, width, lanes)
+    else:
+        schedule, fill, capacity = _cpu_winners, _cpu_tables.fill_with_samples, sample_capacity
+        lanes = 1
+        rows = min(sampling.height, _cpu_gradient.band_rows(sampling.width, lanes))
+        scratch_size = rows * sampling.width
+    blocks = -(-channels // lanes)
+    capacities = (
+        capacity(bins, sampling.samples_y, sampling.height),
+        capacity(width, sampling.samples_x, sampling.width),
     )
+    return Plan(
+        numbers=shared_numbers(
+            source, target, sampling, convention,
+            scratch_size=scratch_size, band_rows=rows, channels=channels, blocks=blocks,
+            mode=mode, channels_last=layout == "NHWC",
+        ),
+        fill=compiled(fill, number, number, number, 1, contracted=False),
+        work=compiled(schedule.work, storage, result, number, lanes),
+        tables=tables_of(
+            sampling, capacities, number_bytes, samples=mode != AVERAGE, turned=mode == AVERAGE
+        ),
+        batch_bytes=GRADIENT_BATCH_BYTES,
+        channels=channels,
+        blocks=blocks,
+        sampling=sampling,
+        most_rows=bins,
+        bands=-(-sampling.height // rows),
+        y_capacity=capacities[0],
+        x_capacity=capacities[1],
+        can_stream=False,
+        scratch_bytes=scratch_size * number_bytes,
+        staging_size=0,
+        result_bytes=result_bytes,
+    )  # fmt: skip
 
 
-@functools.lru_cache(256)
 def memory_layout(plan, rows, threads):
-    """Return how many bytes a call's memory has after its job, and where each array begins there.
+    """Return how many bytes the job's own arrays take and where each begins.
 
-    `rows` is how many rows the tables have. The arrays are in the order of `ADDRESSES`; the
+    `rows` is how many RoIs a batch has. The arrays stand in the order of the job's addresses; the
     caller's arrays are not among them and begin at 0.
     """
-    weight, scratch = plan.number_bytes, plan.scratch_size * plan.number_bytes
-    sizes = {
-        "table_images": rows * 8,
-        "spans": rows * 32,
-        "y_pixels": rows * plan.y_capacity * 4,
-        "y_weights": rows * plan.y_capacity * weight,
-        "y_bounds": rows * (plan.output_height + 1) * 8,
-        "x_pixels": rows * plan.x_capacity * 4,
-        "x_weights": rows * plan.x_capacity * weight,
-        "x_bounds": rows * (plan.output_width + 1) * 8,
+    sizes = {name: rows * size for name, size in plan.tables.items()}
+    sizes |= {
         "found": threads * FOUND * 8,
-        "order": rows * 8,
-        "chunks": (rows + 1) * 8,
+        "chunks": (max(rows, plan.sampling.images) + 1) * 8,
         "counter": 8,
-        "scratch": threads * scratch,
-        "staging": threads * plan.staging_size * plan.storage_bytes,
+        "scratch": threads * plan.scratch_bytes,
+        "staging": threads * plan.staging_size * plan.result_bytes,
     }
     starts, end = [], 0
     for name in ADDRESSES:

@@ -10,9 +10,9 @@ from ._lanes import stream, tile, view
 
 
 @njit(**INLINED)
-def write_beside(job, cells, at, rows):
+def write_beside(job, cells, at, rows, width):
     """Write rows of bins, the channels of each side by side (channels last)."""
-    strides, width, lanes = strides_out(job), job.output_width, len(job.tag)
+    strides, lanes = strides_out(job), len(job.tag)
     numbers, out, streams = view(job.scratch, 0, job.tag), view(job.out, 0, job.tag), job.streams
     for ph in range(rows):
         for pw in range(width):
@@ -25,9 +25,9 @@ def write_beside(job, cells, at, rows):
 
 
 @njit(**INLINED)
-def write_apart(job, cells, at, rows):
+def write_apart(job, cells, at, rows, width):
     """Write rows of bins, each number to its place."""
-    strides, width, lanes = strides_out(job), job.output_width, len(job.tag)
+    strides, lanes = strides_out(job), len(job.tag)
     numbers, out = view(job.scratch, 0, (0,)), view(job.out, 0, (0,))
     for p in range(rows * width):
         o = at + (p // width) * strides.row + (p % width) * strides.column
@@ -72,14 +72,14 @@ def copy_around_caches(job, staging, at, count):
 
 
 @njit(**INLINED)
-def write(job, cells, staging, at, rows):
-    """Write rows of bins of a block of channels to the output, from element `at` on."""
-    width, stride = job.output_width, job.out_channel
+def write(job, cells, staging, at, rows, width):
+    """Write rows of `width` bins of a block of channels to the output, from element `at` on."""
+    stride = job.out_channel
     bins = rows * width
     if stride == 1:
-        write_beside(job, cells, at, rows)
+        write_beside(job, cells, at, rows, width)
     elif job.out_column != 1 or job.out_row != width:
-        write_apart(job, cells, at, rows)
+        write_apart(job, cells, at, rows, width)
     else:
         streams, memory, to = job.streams, job.out, at
         if streams:

@@ -1,40 +1,56 @@
-"""The CPU's tap tables: the taps of a batch of RoIs, and what schedules need to know of them."""
+"""The CPU's tables: the taps of a batch of RoIs, and what schedules need to know of them."""
 
 from __future__ import annotations
 
 from numba import njit
 
-from . import _geometry
-from ._cpu_job import FOUND, UNCOUNTED, array_at, axis_tables
+from . import _taps
+from ._cpu_job import FOUND, UNCOUNTED, array_at, axis_tables, sample_tables, turned_tables
 from ._geometry import Convention, Sampling
 
-fill_row = njit(**UNCOUNTED)(_geometry.fill_row)
-pixel_span = njit(**UNCOUNTED)(_geometry.pixel_span)
+fill_taps = njit(**UNCOUNTED)(_taps.fill_taps)
+fill_samples = njit(**UNCOUNTED)(_taps.fill_samples)
+fill_slopes = njit(**UNCOUNTED)(_taps.fill_slopes)
+turn_taps = njit(**UNCOUNTED)(_taps.turn_taps)
+pixel_span = njit(**UNCOUNTED)(_taps.pixel_span)
 
 
-def fill(thread, job):
-    """Fill a thread's share of the rows, and note what it found there.
-
-    That is, in the thread's line of `found`: how many rows cannot be pooled and the first of them,
-    the lowest and the highest image, and how many pixels all bins tap together.
-    """
-    rows, threads, start = job.rows, job.threads, job.start
+@njit(**UNCOUNTED)
+def arguments_of(job):
+    """Return the images' and the boxes' arrays, and the geometry of the call."""
     images = array_at(job.table_images, (job.table_rows,))
-    spans, order = array_at(job.spans, (job.table_rows, 4)), array_at(job.order, (job.table_rows,))
-    rois = array_at(job.rois, (start + rows, 5))
-    y_taps, x_taps = axis_tables(job)
+    rois = array_at(job.rois, (job.start + job.rows, 5))
     sampling = Sampling(
         job.images, job.height, job.width, job.output_height, job.output_width,
-        job.scale_y, job.scale_x, job.samples_y, job.samples_x,
+        job.scale_y, job.scale_x, job.samples_y, job.samples_x, job.most_samples,
     )  # fmt: skip
     convention = Convention(
         job.shift_before, job.shift_after, job.end_pixel, job.minimum_size,
         job.floor_grid, job.round_image, job.skip_lines,
     )  # fmt: skip
+    return images, rois, sampling, convention
+
+
+@njit(**UNCOUNTED)
+def share_of(thread, job):
+    """Return a thread's share of the rows."""
+    return thread * job.rows // job.threads, (thread + 1) * job.rows // job.threads
+
+
+@njit(**UNCOUNTED)
+def survey(thread, job):
+    """Note what a thread's share of the rows holds.
+
+    That is, in the thread's line of `found`: how many rows cannot be pooled and the first of them,
+    the lowest and the highest image, and how many pixels all bins tap together.
+    """
+    images = array_at(job.table_images, (job.table_rows,))
+    spans, order = array_at(job.spans, (job.table_rows, 4)), array_at(job.order, (job.table_rows,))
+    y_taps, x_taps = axis_tables(job)
     bins, width = job.output_height, job.output_width
-    invalid, first_invalid, low, high, taps = 0, rows, job.images, -1, 0
-    for row in range(thread * rows // threads, (thread + 1) * rows // threads):
-        fill_row(images, y_taps, x_taps, row, rois, start + row, sampling, convention, job.zero)
+    invalid, first_invalid, low, high, taps = 0, job.rows, job.images, -1, 0
+    first, last = share_of(thread, job)
+    for row in range(first, last):
         image = images[row]
         order[row] = row
         low, high = min(low, image), max(high, image)
@@ -47,7 +63,57 @@ def fill(thread, job):
         y = y_taps.bounds[row, bins] - y_taps.bounds[row, 0]
         taps += y * (x_taps.bounds[row, width] - x_taps.bounds[row, 0])
     if thread == 0:  # one chunk of all rows, and no task taken, until Python says otherwise
-        job.chunks[0], job.chunks[1], job.counter[0] = 0, rows, 0
-    found = array_at(job.found, (threads, FOUND))
+        job.chunks[0], job.chunks[1], job.counter[0] = 0, job.rows, 0
+    found = array_at(job.found, (job.threads, FOUND))
     found[thread, 0], found[thread, 1] = invalid, first_invalid
     found[thread, 2], found[thread, 3], found[thread, 4] = low, high, taps
+
+
+def fill(thread, job):
+    """Fill a thread's share of the rows with taps."""
+    images, rois, sampling, convention = arguments_of(job)
+    y_taps, x_taps = axis_tables(job)
+    first, last = share_of(thread, job)
+    for row in range(first, last):
+        n = job.start + row
+        fill_taps(images, y_taps, x_taps, row, rois, n, sampling, convention, job.zero)
+    survey(thread, job)
+
+
+def fill_with_samples(thread, job):
+    """Fill a thread's share of the rows with samples."""
+    images, rois, sampling, convention = arguments_of(job)
+    y_samples, x_samples = sample_tables(job)
+    first, last = share_of(thread, job)
+    for row in range(first, last):
+        n = job.start + row
+        fill_samples(images, y_samples, x_samples, row, rois, n, sampling, convention, job.zero)
+    survey(thread, job)
+
+
+def fill_with_slopes(thread, job):
+    """Fill a thread's share of the rows with taps on one axis and slopes on the other."""
+    images, rois, sampling, convention = arguments_of(job)
+    y_taps, x_taps = axis_tables(job)
+    corner = job.corner
+    first, last = share_of(thread, job)
+    for row in range(first, last):
+        n = job.start + row
+        fill_slopes(images, y_taps, x_taps, row, rois, n, sampling, convention, corner, job.zero)
+    survey(thread, job)
+
+
+_fill = njit(**UNCOUNTED)(fill)
+
+
+def fill_turned(thread, job):
+    """Fill a thread's share of the rows with taps, and with the same turned round."""
+    _fill(thread, job)
+    images = array_at(job.table_images, (job.table_rows,))
+    y_taps, x_taps = axis_tables(job)
+    y_bins, x_bins = turned_tables(job)
+    first, last = share_of(thread, job)
+    for row in range(first, last):
+        if images[row] >= 0:
+            turn_taps(y_taps, y_bins, row, job.output_height)
+            turn_taps(x_taps, x_bins, row, job.output_width)

@@ -22,17 +22,28 @@ FEW_ROIS = 16
 
 @njit(**INLINED)
 def next_task(job):
-    """Take a task: its block of channels, its chunk of `order`, and its rows of bins.
+    """Take a task: the numbers of its block of channels, its chunk of `order`, and its part.
 
     The block is -1 where none is left.
     """
-    parts, chunk_count, bins = job.parts, job.chunk_count, job.output_height
+    parts, chunk_count = job.parts, job.chunk_count
     task = fetch_add(job.counter, 1)
     part, chunk, block = task % parts, task // parts % chunk_count, task // (parts * chunk_count)
     if block >= job.blocks:
         block, chunk = -1, 0
-    share = part * bins // parts, (part + 1) * bins // parts
-    return block, (job.chunks[chunk], job.chunks[chunk + 1]), share
+    return block, chunk, part
+
+
+@njit(**INLINED)
+def chunk_of(job, chunk):
+    """Return which of `order` a chunk holds."""
+    return job.chunks[chunk], job.chunks[chunk + 1]
+
+
+@njit(**INLINED)
+def part_of(job, part, rows):
+    """Return which rows, of bins or of the map, a part holds."""
+    return part * rows // job.parts, (part + 1) * rows // job.parts
 
 
 def sorted_rows(images, spans):

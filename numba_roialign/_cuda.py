@@ -1,150 +1,29 @@
-"""The CUDA target: its schedules over a grid of threads, and their launch on device arrays."""
+"""The CUDA target: the operator and its gradients on device arrays."""
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
-from numba import config, cuda
+from numba import cuda
 
-from . import _geometry, _kernels
-from ._flat import element_strides, flat_view, in_order, interface_of, reach
-from ._geometry import empty_tables
-from ._kernels import Strides
+from . import _cuda_kernels as kernels
+from ._cuda_arrays import (
+    as_numba,
+    fetch,
+    flat_device_view,
+    join_boxes,
+    numba_stream,
+    over,
+    row_of,
+    stack_boxes,
+)
+from ._flat import in_order
+from ._kernels import AVERAGE, Strides
+from ._taps import empty_samples, empty_taps, sample_capacity, tap_capacity
 
-fill_row = cuda.jit(device=True)(_geometry.fill_row)
-average_at = cuda.jit(device=True)(_kernels.average_at)
+__all__ = ["box_backward", "clear", "join_boxes", "pool", "pool_backward", "stack_boxes"]
 
-THREADS_PER_BLOCK = 128
-LARGEST_LAUNCH = 1 << 20  # threads; a longer work list goes round in strides
-# Bounds the scratch of a call to 64 MB (96 MB for float64), as long as one RoI's taps fit.
-BATCH_SLOTS = 1 << 23
-
-
-@cuda.jit
-def copy_row(rois, n, row):
-    if cuda.grid(1) == 0:
-        for column in range(5):
-            row[column] = rois[n, column]
-
-
-@cuda.jit
-def schedule_taps(rois, start, sampling, convention, images, y_taps, x_taps, zero):
-    """Fill the tables of a batch, a thread per RoI."""
-    count = min(images.shape[0], rois.shape[0] - start)
-    for row in range(cuda.grid(1), count, cuda.gridsize(1)):
-        fill_row(images, y_taps, x_taps, row, rois, start + row, sampling, convention, zero)
-
-
-@cuda.jit
-def schedule_outputs(
-    features, strides, start, sampling, images, y_taps, x_taps, zero, out, out_strides, shape
-):
-    """Pool a batch, a thread per output element."""
-    rois, channels = shape
-    height, width = sampling.output_height, sampling.output_width
-    for element in range(cuda.grid(1), rois * channels * height * width, cuda.gridsize(1)):
-        rest, pw = element // width, element % width
-        rest, ph = rest // height, rest % height
-        n, c = rest // channels, rest % channels
-        o = (start + n) * out_strides.image + c * out_strides.channel
-        o += ph * out_strides.row + pw * out_strides.column
-        out[np.uintp(o)] = average_at(features, strides, images, y_taps, x_taps, n, c, ph, pw, zero)
-
-
-def over(kernel, work, stream):
-    """Return a kernel configured with a thread for each work item, up to a bound."""
-    blocks = -(-min(work, LARGEST_LAUNCH) // THREADS_PER_BLOCK)
-    with warnings.catch_warnings():
-        # Numba warns of small grids; a call on a few boxes is one and cannot help it.
-        warnings.filterwarnings("ignore", message="Grid size")
-        return kernel[blocks, THREADS_PER_BLOCK, stream]
-
-
-class _Span:
-    """The memory an array spans, as a flat array for Numba."""
-
-    def __init__(self, pointer, elements, typestr, owner):
-        self.owner = owner
-        self.__cuda_array_interface__ = {
-            "shape": (elements,),
-            "typestr": typestr,
-            "data": (pointer, False),
-            "strides": None,
-            "version": 3,
-        }
-
-
-def flat_device_view(array, layout, dtype):
-    """Return a 1-D device view of the memory a 4-D array spans, and its `Strides`."""
-    interface = interface_of(array)
-    itemsize = 8 if dtype == "float64" else 4 if dtype == "float32" else 2
-    shape = tuple(interface["shape"])
-    strides = element_strides(shape, interface.get("strides"), itemsize)
-    if strides is None:
-        raise ValueError(
-            "an array on a CUDA device with negative or odd strides cannot be read in place: "
-            f"pass a contiguous copy (byte strides {interface.get('strides')})"
-        )
-    if config.ENABLE_CUDASIM:
-        return flat_view(array._ary, layout)
-    pointer, elements = interface["data"][0], reach(shape, strides)
-    strides = Strides(*in_order(layout, strides))
-    if dtype != "bfloat16":
-        span = _Span(pointer, elements, np.dtype(dtype).str, array)
-        return cuda.as_cuda_array(span, sync=False), strides
-    import ml_dtypes  # numba-cuda knows the type by this dtype; the cuda extras bring it
-
-    flat = cuda.as_cuda_array(_Span(pointer, elements, "<i2", array), sync=False)
-    return flat.view(np.dtype(ml_dtypes.bfloat16)), strides
-
-
-@cuda.jit
-def copy_boxes(boxes, image, rois, first):
-    """Write an image's boxes into rois from row `first` on: one thread per box."""
-    for n in range(cuda.grid(1), boxes.shape[0], cuda.gridsize(1)):
-        rois[first + n, 0] = image
-        for column in range(4):
-            rois[first + n, column + 1] = boxes[n, column]
-
-
-def stack_boxes(boxes, stream):
-    """Return per-image boxes as one device array, an image index before each box."""
-    boxes = [as_numba(box) for box in boxes]
-    stream = numba_stream(stream)
-    count = sum(box.shape[0] for box in boxes)
-    rois = cuda.device_array((count, 5), np.result_type(np.float32, *(b.dtype for b in boxes)))
-    first = 0
-    for image, box in enumerate(boxes):
-        if box.shape[0]:
-            over(copy_boxes, box.shape[0], stream)(box, image, rois, first)
-        first += box.shape[0]
-    return rois
-
-
-def numba_stream(handle):
-    return cuda.external_stream(handle) if handle else cuda.default_stream()
-
-
-def fetch(array, stream):
-    """Return a device array on the host, once the stream has come so far."""
-    host = array.copy_to_host(stream=stream)
-    stream.synchronize()
-    return host
-
-
-def row_of(rois, n, stream):
-    """Return the values of one row of rois on the host."""
-    row = cuda.device_array(5, np.float64)
-    over(copy_row, 1, stream)(rois, n, row)
-    return fetch(row, stream).tolist()
-
-
-def as_numba(array):
-    """Return a device array as Numba's own, without a copy and without waiting for a stream."""
-    if hasattr(array, "__cuda_array_interface__"):
-        return cuda.as_cuda_array(array, sync=False)
-    return array  # the simulator's
+# Bounds the tables of a call, and the slopes of a box gradient, as long as one RoI's fit.
+BATCH_BYTES = 64 << 20
 
 
 def in_type(record, T):
@@ -152,36 +31,218 @@ def in_type(record, T):
     return record._make(T(field) if isinstance(field, float) else field for field in record)
 
 
-def pool(features, rois, sampling, convention, out, layout, dtype, validate, stream):
+class Tables:
+    """The tables of a batch of RoIs on the device, and how they are filled."""
+
+    def __init__(
+        self, rois, sampling, convention, dtype, stream, samples=False, turned=False, most=1 << 31
+    ):
+        self.zero = np.float64(0) if dtype == "float64" else np.float32(0)
+        number = self.zero.dtype
+        self.rois, self.stream = as_numba(rois), stream
+        self.sampling = in_type(sampling, type(self.zero))
+        self.convention = in_type(convention, type(self.zero))
+        capacity = sample_capacity if samples else tap_capacity
+        axes = [
+            (bins, length, capacity(bins, grid, length))
+            for bins, length, grid in [
+                (sampling.output_height, sampling.height, sampling.samples_y),
+                (sampling.output_width, sampling.width, sampling.samples_x),
+            ]
+        ]
+        row_bytes = sum(
+            (4 + number.itemsize) * slots + 8 * (length if turned else bins)
+            for bins, length, slots in axes
+        )
+        self.rows = max(1, min(rois.shape[0], BATCH_BYTES // max(1, row_bytes), most))
+        empty = empty_samples if samples else empty_taps
+        self.images = cuda.device_array(self.rows, np.intp)
+        self.y, self.x = (
+            empty(cuda.device_array, self.rows, bins, slots, number) for bins, _, slots in axes
+        )
+        if turned:
+            self.y_bins, self.x_bins = (
+                empty_taps(cuda.device_array, self.rows, length + 1, slots, number)
+                for _, length, slots in axes
+            )
+            self.spans = cuda.device_array((self.rows, 4), np.intp)
+            if samples:
+                self.y_codes, self.x_codes = (
+                    cuda.device_array(self.rows * slots, np.int32) for _, _, slots in axes
+                )
+        self.samples, self.turned = samples, turned
+
+    def count(self, start):
+        """Return how many RoIs the batch has that begins with one."""
+        return min(self.rows, self.rois.shape[0] - start)
+
+    def fill(self, start, corner=None):
+        """Fill the tables with the batch that begins with RoI `start`."""
+        count = self.count(start)
+        if not count:
+            return
+        arguments = self.rois, start, self.sampling, self.convention
+        tables = self.images, self.y, self.x
+        if corner is not None:
+            over(kernels.schedule_slopes, count, self.stream)(
+                *arguments, *tables, self.zero, corner
+            )
+        elif self.samples:
+            over(kernels.schedule_samples, count, self.stream)(*arguments, *tables, self.zero)
+        else:
+            over(kernels.schedule_taps, count, self.stream)(*arguments, *tables, self.zero)
+        if self.turned and self.samples:
+            over(kernels.schedule_sample_turns, count, self.stream)(
+                self.images, count, self.y, self.x, self.y_bins, self.x_bins,
+                self.y_codes, self.x_codes, self.spans,
+            )  # fmt: skip
+        elif self.turned:
+            over(kernels.schedule_turns, count, self.stream)(
+                self.images, count, self.y, self.x, self.y_bins, self.x_bins, self.spans
+            )
+
+    def first_invalid(self, batches):
+        """Return the first RoI that cannot be pooled, with its number, or None; it waits."""
+        for start in batches:
+            self.fill(start)
+            images = fetch(self.images, self.stream)[: self.count(start)]
+            invalid = np.flatnonzero(images < 0)
+            if invalid.size:
+                n = start + int(invalid[0])
+                return n, row_of(self.rois, n, self.stream)
+        return None
+
+
+def pool(
+    features, rois, sampling, convention, out, layout, dtype, validate, stream,
+    mode=AVERAGE, argmax=None,
+):  # fmt: skip
     """Pool `rois` of `features` into `out`, all on one device, without waiting for it.
 
     An invalid row pools NaN. With `validate` on (None, the default, means off) the call waits for a
     check instead, and returns the first invalid row with its number, and nothing is written.
     """
-    zero = np.float64(0) if dtype == "float64" else np.float32(0)
     stream = numba_stream(stream)
-    rois = as_numba(rois)
-    sampling, convention = in_type(sampling, type(zero)), in_type(convention, type(zero))
-    count, channels = in_order(layout, out.shape)[:2]
+    tables = Tables(rois, sampling, convention, dtype, stream, samples=mode != AVERAGE)
+    batches = range(0, rois.shape[0], tables.rows)
+    if validate and (invalid := tables.first_invalid(batches)) is not None:
+        return invalid
     numbers, strides = flat_device_view(features, layout, dtype)
     pooled, out_strides = flat_device_view(out, layout, dtype)
-    tables = empty_tables(cuda.device_array, count, sampling, zero.dtype, BATCH_SLOTS)
-    images = tables[0]
-    batches = range(0, count, images.shape[0])
-    if validate:
-        for start in batches:
-            rows = min(images.shape[0], count - start)
-            over(schedule_taps, rows, stream)(rois, start, sampling, convention, *tables, zero)
-            invalid = np.flatnonzero(fetch(images, stream)[:rows] < 0)
-            if invalid.size:
-                n = start + int(invalid[0])
-                return n, row_of(rois, n, stream)
+    if argmax is not None:
+        winners = flat_device_view(argmax, layout, "int64")
+    elif mode != AVERAGE:
+        winners = cuda.device_array(1, np.int64), Strides(0, 0, 0, 0)  # not written
+    channels = in_order(layout, out.shape)[1]
     for start in batches:
-        rows = min(images.shape[0], count - start)
         if len(batches) > 1 or not validate:
-            over(schedule_taps, rows, stream)(rois, start, sampling, convention, *tables, zero)
-        outputs = rows * channels * sampling.output_height * sampling.output_width
-        over(schedule_outputs, outputs, stream)(
-            numbers, strides, start, sampling, *tables, zero, pooled, out_strides, (rows, channels)
-        )
+            tables.fill(start)
+        shape = tables.count(start), channels
+        outputs = shape[0] * channels * sampling.output_height * sampling.output_width
+        arguments = (
+            numbers, strides, start, tables.sampling, tables.images, tables.y, tables.x,
+            tables.zero, pooled, out_strides,
+        )  # fmt: skip
+        if mode == AVERAGE:
+            over(kernels.schedule_outputs, outputs, stream)(*arguments, shape)
+        else:
+            over(kernels.schedule_maxima, outputs, stream)(
+                *arguments, *winners, argmax is not None, mode, shape
+            )
     return None
+
+
+def pool_backward(
+    grad, rois, sampling, convention, out, layout, dtype, validate, stream,
+    mode=AVERAGE, argmax=None,
+):  # fmt: skip
+    """Write the gradient of a map to `out`, from that of its pooled features.
+
+    An invalid row gives nothing to it, where it does not raise as in `pool`.
+    """
+    handle, stream = stream, numba_stream(stream)
+    tables = Tables(rois, sampling, convention, dtype, stream, samples=mode != AVERAGE, turned=True)
+    batches = range(0, rois.shape[0], tables.rows)
+    if validate and (invalid := tables.first_invalid(batches)) is not None:
+        return invalid
+    source, strides = flat_device_view(grad, layout, dtype)
+    sums, sums_dtype = out, dtype
+    if len(batches) > 1 and dtype not in ("float32", "float64"):
+        # Batches add up in the result, which then must be as exact as the sums.
+        sums, sums_dtype = cuda.device_array(out.shape, np.float32), "float32"
+    target, out_strides = flat_device_view(sums, layout, sums_dtype)
+    channels = in_order(layout, out.shape)[1]
+    elements = sampling.images * channels * sampling.height * sampling.width
+    if mode != AVERAGE:
+        winners, winner_strides = flat_device_view(argmax, layout, "int64")
+    for start in batches:
+        if len(batches) > 1 or not validate:
+            tables.fill(start)
+        batch = start, tables.count(start), tables.sampling, tables.images, tables.spans
+        result = tables.zero, target, out_strides, channels, start > 0
+        if mode == AVERAGE:
+            over(kernels.schedule_gradient, elements, stream)(
+                source, strides, *batch, tables.y_bins, tables.x_bins, *result
+            )
+        else:
+            over(kernels.schedule_winners, elements, stream)(
+                source, strides, winners, winner_strides, *batch, tables.y_bins, tables.x_bins,
+                tables.y_codes, tables.x_codes, tables.x.grids, *result, mode,
+            )  # fmt: skip
+    if sums is not out:
+        copy(target, out_strides, out, layout, dtype, handle)
+    return None
+
+
+def box_backward(grad, features, rois, sampling, convention, out, layout, dtype, validate, stream):
+    """Write the gradient of the boxes, (K, 5), to `out`; see the CPU's.
+
+    An invalid row has gradient 0, where it does not raise as in `pool`.
+    """
+    stream = numba_stream(stream)
+    number = np.dtype("float64" if dtype == "float64" else "float32")
+    channels, bins = in_order(layout, grad.shape)[1], int(np.prod(grad.shape[1:]))
+    most = max(1, BATCH_BYTES // (number.itemsize * bins))
+    tables = Tables(rois, sampling, convention, dtype, stream, most=most)
+    batches = range(0, rois.shape[0], tables.rows)
+    if validate and (invalid := tables.first_invalid(batches)) is not None:
+        return invalid
+    source, strides = flat_device_view(features, layout, dtype)
+    weights, grad_strides = flat_device_view(grad, layout, dtype)
+    slopes, slope_strides = flat_device_view(
+        cuda.device_array((tables.rows, *grad.shape[1:]), number), layout, number.name
+    )
+    dots, boxes = cuda.device_array(tables.rows * channels, number), as_numba(out)
+    for start in batches:
+        count = tables.count(start)
+        for corner in range(4):
+            tables.fill(start, corner)
+            over(kernels.schedule_outputs, count * bins, stream)(
+                source, strides, 0, tables.sampling, tables.images, tables.y, tables.x,
+                tables.zero, slopes, slope_strides, (count, channels),
+            )  # fmt: skip
+            over(kernels.schedule_dots, count * channels, stream)(
+                slopes, slope_strides, weights, grad_strides, start, tables.sampling,
+                tables.zero, dots[: count * channels], channels,
+            )  # fmt: skip
+            over(kernels.schedule_sums, count, stream)(
+                dots, tables.images, start, count, channels, tables.zero, boxes, corner + 1
+            )
+    return None
+
+
+def copy(source, strides, out, layout, dtype, stream):
+    """Copy elements of a flat array to an array of four axes."""
+    target, out_strides = flat_device_view(out, layout, dtype)
+    shape = in_order(layout, out.shape)
+    over(kernels.schedule_copies, int(np.prod(shape)), numba_stream(stream))(
+        source, strides, target, out_strides, shape
+    )
+
+
+def clear(array, dtype, stream):
+    """Set an array to zero."""
+    if 0 not in array.shape:
+        zero = cuda.to_device(np.zeros(1, np.float32), stream=numba_stream(stream))
+        array = array.reshape((*array.shape, *[1] * (4 - len(array.shape))))
+        copy(zero, Strides(0, 0, 0, 0), array, "NCHW", dtype, stream)

@@ -24,9 +24,42 @@ def stack_boxes(family, boxes):
     return target_of(family).stack_boxes([family.boxes(box) for box in boxes], stream)
 
 
-def pool(family, features, rois, sampling, convention, out, layout, dtype, validate):
+def join_boxes(family, images, boxes):
+    """Return boxes, (K, 4), and the image of each, (K,), as one array of (K, 5)."""
+    stream = family.stream(boxes)
+    return target_of(family).join_boxes(family.boxes(images), family.boxes(boxes), stream)
+
+
+def pool(family, features, rois, sampling, convention, out, layout, dtype, validate, mode, argmax):
     """Pool on the target of `family`; see the targets' `pool`."""
     return target_of(family).pool(
         family.array(features), rois, sampling, convention, family.array(out),
-        layout, dtype, validate, family.stream(features),
+        layout, dtype, validate, family.stream(features), mode, argmax_of(family, argmax),
     )  # fmt: skip
+
+
+def pool_backward(
+    family, grad, rois, sampling, convention, out, layout, dtype, validate, mode, argmax
+):
+    """Compute the gradient of a map; see the targets' `pool_backward`."""
+    return target_of(family).pool_backward(
+        family.array(grad), rois, sampling, convention, family.array(out),
+        layout, dtype, validate, family.stream(grad), mode, argmax_of(family, argmax),
+    )  # fmt: skip
+
+
+def box_backward(family, grad, features, rois, sampling, convention, out, layout, dtype, validate):
+    """Compute the gradient of the boxes; see the targets' `box_backward`."""
+    return target_of(family).box_backward(
+        family.array(grad), family.array(features), rois, sampling, convention,
+        family.array(out), layout, dtype, validate, family.stream(features),
+    )  # fmt: skip
+
+
+def clear(family, x):
+    """Set an array to zero on its target."""
+    target_of(family).clear(family.array(x), family.dtype(x), family.stream(x))
+
+
+def argmax_of(family, argmax):
+    return None if argmax is None else family.array(argmax)

@@ -69,8 +69,9 @@ class NumPy:
         return x
 
     @staticmethod
-    def empty(shape, like):
-        return empty_result(shape, like.dtype)
+    def empty(shape, like, dtype=None):
+        """Return an array to write a result to, of the dtype of another or of one named."""
+        return empty_result(shape, dtype or like.dtype)
 
     @staticmethod
     def stream(x) -> int | None:
@@ -86,6 +87,11 @@ def _torch(x):
 def _widened(x):
     """Return a tensor of half precision, which NumPy may not know, as float32."""
     return x.float() if x.is_floating_point() and x.element_size() < 4 else x
+
+
+def _new_empty(shape, like, dtype):
+    """Return a new tensor beside another."""
+    return like.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype) if dtype else None)
 
 
 class TorchCPU(NumPy):
@@ -115,8 +121,8 @@ class TorchCPU(NumPy):
         return _widened(x).numpy()
 
     @staticmethod
-    def empty(shape, like):
-        return like.new_empty(shape)
+    def empty(shape, like, dtype=None):
+        return _new_empty(shape, like, dtype)
 
 
 class NumbaCUDA:
@@ -155,10 +161,10 @@ class NumbaCUDA:
         return cuda.as_cuda_array(x, sync=False)
 
     @staticmethod
-    def empty(shape, like):
+    def empty(shape, like, dtype=None):
         from numba import cuda
 
-        return cuda.device_array(shape, like.dtype)
+        return cuda.device_array(shape, dtype or like.dtype)
 
     @staticmethod
     def stream(x) -> int | None:
@@ -178,10 +184,10 @@ class CuPy(NumbaCUDA):
         return x.device.id
 
     @staticmethod
-    def empty(shape, like):
+    def empty(shape, like, dtype=None):
         cupy = sys.modules["cupy"]
         with like.device:
-            return cupy.empty(shape, like.dtype)
+            return cupy.empty(shape, dtype or like.dtype)
 
     @staticmethod
     def stream(x) -> int:
@@ -213,8 +219,8 @@ class TorchCUDA(NumbaCUDA):
         return _widened(x)
 
     @staticmethod
-    def empty(shape, like):
-        return like.new_empty(shape)
+    def empty(shape, like, dtype=None):
+        return _new_empty(shape, like, dtype)
 
     @staticmethod
     def stream(x) -> int:
@@ -243,13 +249,14 @@ def place(family, x) -> str:
     return "a CUDA device" if device is None else f"CUDA device {device}"
 
 
-def check_places(features, rois):
-    """Refuse arrays that live apart, each given with its family: a hidden copy costs too much."""
-    (family, x), (rois_family, y) = features, rois
-    one, other = family.device(x), rois_family.device(y)
-    apart = one is not None and other is not None and one != other
-    if apart or family.target != rois_family.target:
+def check_places(one, other):
+    """Refuse arrays that live apart, each given after its name and its family: a hidden copy costs
+    too much."""
+    (name, family, x), (other_name, other_family, y) = one, other
+    device, other_device = family.device(x), other_family.device(y)
+    apart = device is not None and other_device is not None and device != other_device
+    if apart or family.target != other_family.target:
         raise TypeError(
-            f"features is on {place(*features)} and rois is on {place(*rois)}: "
+            f"{name} is on {place(family, x)} and {other_name} is on {place(other_family, y)}: "
             "move one to where the other is"
         )

@@ -37,6 +37,24 @@ def converts_float16() -> bool:
     return "f16c" in processor_features()
 
 
+def widened(values, dtype):
+    """Return an array of a dtype, or of its bits, as one that NumPy sums as exactly as we do."""
+    if dtype == "float64":
+        return values
+    if dtype == "bfloat16" and values.dtype == np.int16:
+        return (values.astype(np.int32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def narrowed(values, dtype, storage):
+    """Return a float32 array in a half type, as `storage`: the type itself or its bits."""
+    if dtype == "bfloat16" and storage == np.int16:
+        bits = np.ascontiguousarray(values).view(np.int32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
+        return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.int16)
+    return values.astype(storage)
+
+
 def _types(value):
     """Return i16, i32 and float types as wide as a vector, and a maker of i32 constants."""
     lanes = value.type.count

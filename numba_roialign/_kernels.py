@@ -1,4 +1,4 @@
-"""Element kernels: one output value from the features, the taps and one output index.
+"""Element kernels: one value of a result from the features, the taps and its index.
 
 Plain Python, generic in the number type: `features` is anything that gives a number for
 ``features[i]``, and the numbers need only ``weight * number`` and ``number + number``. The same
@@ -12,14 +12,17 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numba.extending import register_jitable
 
-from ._geometry import bin_taps, inlined
+from ._taps import bin_taps, inlined
+
+AVERAGE, MAX, CORNER_MAX = 0, 1, 2  # modes
 
 
 class Strides(NamedTuple):
     """Elements from one image, channel, row or column to the next in a flat array."""
 
-    image: int  # of an output: from one RoI to the next
+    image: int  # of pooled features: from one RoI to the next
     channel: int
     row: int
     column: int
@@ -59,3 +62,135 @@ def average_at(features, strides, images, y_taps, x_taps, n, c, ph, pw, zero):
     row_stride, column_stride = np.uintp(strides.row), np.uintp(strides.column)
     rows, columns = bin_taps(y_taps, n, ph), bin_taps(x_taps, n, pw)
     return average(features, origin, row_stride, column_stride, rows, columns, zero, zero)
+
+
+@inlined
+def sample(features, origin, row_stride, column_stride, rows, i, columns, j, zero):
+    """Return the value of a sample: of taps `i` and `i` + 1 of rows, `j` and `j` + 1 of columns."""
+    total = zero
+    for a in range(i, i + 2):
+        row_weight = rows.weights[np.uintp(a)]
+        if row_weight != 0:
+            line = zero
+            row = origin + row_stride * np.uintp(rows.pixels[np.uintp(a)])
+            for b in range(j, j + 2):
+                weight = columns.weights[np.uintp(b)]
+                if weight != 0:
+                    element = row + column_stride * np.uintp(columns.pixels[np.uintp(b)])
+                    line = line + weight * features[element]
+            total = total + row_weight * line
+    return total
+
+
+@inlined
+def corner(features, origin, row_stride, column_stride, rows, i, columns, j, zero):
+    """Return a weighted corner of a sample, of row tap `i` and column tap `j`, and its weight."""
+    i, j = np.uintp(i), np.uintp(j)
+    weight = rows.weights[i] * columns.weights[j]
+    if weight == 0:
+        return zero, weight
+    row = origin + row_stride * np.uintp(rows.pixels[i])
+    return weight * features[row + column_stride * np.uintp(columns.pixels[j])], weight
+
+
+@inlined
+def exceeds(value, best, found):
+    """Say whether a value takes the place of the best; the first NaN does, and keeps it."""
+    return not found or value > best or (value != value and best == best)
+
+
+@register_jitable
+def largest_at(features, strides, images, y_samples, x_samples, n, c, ph, pw, mode, zero):
+    """Return output ``[n, c, ph, pw]`` of a maximum, and which sample or corner gave it.
+
+    Samples of a bin are numbered row by row, corners four times that. The number is -1 where no
+    pixel gave the value: a sample outside the map or a corner of weight 0 did, or there is none.
+    """
+    if images[n] < 0:
+        return zero * type(zero)(math.nan), -1
+    image, channel = np.uintp(images[n]), np.uintp(c)
+    origin = image * np.uintp(strides.image) + channel * np.uintp(strides.channel)
+    row_stride, column_stride = np.uintp(strides.row), np.uintp(strides.column)
+    rows, columns = bin_taps(y_samples, n, ph), bin_taps(x_samples, n, pw)
+    grid_y, grid_x = y_samples.grids[n], x_samples.grids[n]
+    best, number, found = zero, -1, False
+    first_row, last_row = np.intp(rows.first), np.intp(rows.last)
+    first_column, last_column = np.intp(columns.first), np.intp(columns.last)
+    for i in range(first_row, last_row, 2):
+        y = y_samples.firsts[n, ph] + (i - first_row) // 2
+        for j in range(first_column, last_column, 2):
+            at = y * grid_x + x_samples.firsts[n, pw] + (j - first_column) // 2
+            if mode == MAX:
+                value = sample(
+                    features, origin, row_stride, column_stride, rows, i, columns, j, zero
+                )
+                if exceeds(value, best, found):
+                    best, number, found = value, at, True
+            else:
+                for k in range(4):
+                    value, weight = corner(
+                        features, origin, row_stride, column_stride,
+                        rows, i + k // 2, columns, j + k % 2, zero,
+                    )  # fmt: skip
+                    if exceeds(value, best, found):
+                        best, number, found = value, 4 * at + k if weight != 0 else -1, True
+    inside = (last_row - first_row) // 2 * ((last_column - first_column) // 2)
+    if best < 0 and inside < grid_y * grid_x:
+        best, number = zero, -1
+    return best, number
+
+
+@inlined
+def reaches(images, spans, n, image, y, x):
+    """Say whether the taps of RoI `n` of a batch reach around a pixel."""
+    inside = spans[n, 0] <= y and y < spans[n, 1] and spans[n, 2] <= x and x < spans[n, 3]
+    return images[n] == image and inside
+
+
+@register_jitable
+def gradient_at(
+    grad, strides, start, count, images, spans, y_bins, x_bins, image, c, y, x, zero, total
+):
+    """Add to `total` what a batch of RoIs gives to the gradient of feature ``[image, c, y, x]``.
+
+    The tables are turned round: they hold for each pixel the bins that tap it, and so the average's
+    own kernel sums the gradients of these bins. The batch has `count` RoIs, from `start` on.
+    """
+    row_stride, column_stride = np.uintp(strides.row), np.uintp(strides.column)
+    for n in range(count):
+        if reaches(images, spans, n, image, y, x):
+            origin = np.uintp(start + n) * np.uintp(strides.image)
+            origin += np.uintp(c) * np.uintp(strides.channel)
+            rows = bin_taps(y_bins, n, y - spans[n, 0])
+            columns = bin_taps(x_bins, n, x - spans[n, 2])
+            total = average(grad, origin, row_stride, column_stride, rows, columns, zero, total)
+    return total
+
+
+@register_jitable
+def won_at(
+    grad, strides, argmax, argmax_strides, start, count, images, spans, y_bins, x_bins,
+    y_codes, x_codes, grids, image, c, y, x, mode, total,
+):  # fmt: skip
+    """As `gradient_at`, for a maximum: a bin counts where `argmax` says it took this pixel."""
+    for n in range(count):
+        if reaches(images, spans, n, image, y, x):
+            rows = bin_taps(y_bins, n, y - spans[n, 0])
+            columns = bin_taps(x_bins, n, x - spans[n, 2])
+            for i in range(rows.first, rows.last):
+                for j in range(columns.first, columns.last):
+                    number = (y_codes[i] // 2) * grids[n] + x_codes[j] // 2
+                    if mode == CORNER_MAX:
+                        number = 4 * number + 2 * (y_codes[i] % 2) + x_codes[j] % 2
+                    ph, pw = rows.pixels[i], columns.pixels[j]
+                    if argmax[element_at(argmax_strides, start + n, c, ph, pw)] == number:
+                        weight = rows.weights[i] * columns.weights[j]
+                        total = total + weight * grad[element_at(strides, start + n, c, ph, pw)]
+    return total
+
+
+@inlined
+def element_at(strides, n, c, ph, pw):
+    """Return where element ``[n, c, ph, pw]`` lies in a flat array."""
+    element = np.uintp(n) * np.uintp(strides.image) + np.uintp(c) * np.uintp(strides.channel)
+    return element + np.uintp(ph) * np.uintp(strides.row) + np.uintp(pw) * np.uintp(strides.column)

@@ -1,48 +1,54 @@
-"""The one operator behind every entry point: it checks the arrays and calls their target."""
+"""The operator behind every entry point: it checks the arrays and calls their target."""
 
 from __future__ import annotations
 
 import math
-import operator
+from typing import NamedTuple
 
-import numpy as np
-
-from ._dispatch import pool, stack_boxes
-from ._families import check_places, family_of
-from ._flat import LAYOUTS, in_order, overlap
-from ._geometry import LARGEST_GRID, Convention, Sampling, image_of
-
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-
-
-def describe(x) -> str:
-    """Name an argument as an error message should."""
-    shape = getattr(x, "shape", None)
-    name = type(x).__name__
-    return f"{name} of shape {tuple(shape)}" if shape is not None else f"{name} {x!r:.60}"
+from . import _dispatch
+from ._arguments import (
+    adopted,
+    check_features,
+    check_layout,
+    check_like,
+    check_out,
+    check_rois,
+)
+from ._families import check_places
+from ._flat import LAYOUTS, in_order
+from ._geometry import Convention, Sampling, image_of
+from ._kernels import AVERAGE
 
 
-def adopted(name, x):
-    """Return the family of an array, and the array."""
-    family = family_of(x)
-    if family is None:
-        raise TypeError(f"{name} must be an array, got {describe(x)}")
-    return family, family.adopt(x)
+class InvalidRoIError(ValueError):
+    """A row of rois that cannot be pooled: its number, its values and what is wrong."""
+
+    def __init__(self, n, row, images, convention):
+        self.row = n
+        image, *box = row
+        if not all(map(math.isfinite, row)):
+            problem = "is not finite"
+        elif image_of(image, images, convention) < 0:
+            problem = f"names an image outside 0..{images - 1}"
+        else:
+            problem = "is too large: it overflows, or a bin takes 2**30 samples or more"
+        corners = ", ".join(f"{corner:g}" for corner in box)
+        self.problem = f"{problem}: image {image:g}, box ({corners})"
+        super().__init__(f"rois row {n} {self.problem}")
 
 
-def check_features(features, layout, dtype):
-    if dtype not in FLOATS:
-        raise TypeError(f"features must be one of {', '.join(FLOATS)}, got {dtype}")
-    if len(features.shape) != 4:
-        axes = ", ".join(layout)
-        raise ValueError(f"features must be ({axes}), got shape {tuple(features.shape)}")
+class Geometry(NamedTuple):
+    """How boxes are sampled, whatever the map; pairs are y and x."""
 
+    scale: tuple[float, float]
+    samples: tuple[int, int]
+    most_samples: int
+    convention: Convention
 
-def check_rois(rois, dtype, columns=5, name="rois"):
-    if dtype == "bool" or not dtype.startswith(("float", "bfloat", "int", "uint")):
-        raise TypeError(f"{name} must hold real numbers, got {dtype}")
-    if len(rois.shape) != 2 or rois.shape[1] != columns:
-        raise ValueError(f"{name} must be (K, {columns}), got shape {tuple(rois.shape)}")
+    def sampling(self, images, height, width, output_size):
+        return Sampling(
+            images, height, width, *output_size, *self.scale, *self.samples, self.most_samples
+        )
 
 
 def stacked(rois, features):
@@ -59,103 +65,133 @@ def stacked(rois, features):
     if len(families) > 1:
         names = ", ".join(sorted(family.__name__ for family in families))
         raise TypeError(f"rois mixes arrays of different families: {names}")
-    return stack_boxes(families.pop(), [boxes for _, boxes in adoptions])
+    return _dispatch.stack_boxes(families.pop(), [boxes for _, boxes in adoptions])
 
 
-def check_out(out, family, features, shape, dtype):
-    if family_of(out) is not family:
-        raise TypeError(f"out must be an array like features, got {describe(out)}")
-    if tuple(out.shape) != shape or family.dtype(out) != dtype:
-        raise ValueError(
-            f"out must be {dtype} of shape {shape}, got {family.dtype(out)} "
-            f"of shape {tuple(out.shape)}"
-        )
-    memory = family.array(out)
-    if family.target == "cpu" and not memory.flags.writeable:
-        raise ValueError("out is read-only")
-    if 0 not in shape and overlap(memory, family.array(features)):
-        raise ValueError("out overlaps features")
+def ordered(layout, batch, channels, height, width):
+    """Return a shape in a layout."""
+    sizes = batch, channels, height, width
+    return tuple(sizes[axis] for axis in sorted(range(4), key=LAYOUTS[layout].__getitem__))
 
 
-def integer(name, value, least=None):
-    """Return an argument as an int; a bool is not one."""
-    if type(value) is int and max(least or 1, 1) <= value < LARGEST_GRID:  # the common case
-        return value
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, got {describe(value)}") from None
-    if least is not None and number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    if not abs(number) < LARGEST_GRID:
-        raise ValueError(f"{name} must be below 2**31, got {number}")
-    return number
+def received(name, features, rois, layout):
+    """Adopt and check a call's two arrays; return each after its family."""
+    check_layout(layout)
+    family, features = adopted(name, features)
+    rois_family, rois = adopted("rois", rois)
+    check_features(name, features, layout, family.dtype(features))
+    check_rois(rois, rois_family.dtype(rois))
+    check_places((name, family, features), ("rois", rois_family, rois))
+    return family, features, rois_family, rois
 
 
-def positive(name, value):
-    """Return an argument as a positive, finite float."""
-    if isinstance(value, (bool, np.bool_, str, bytes)):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a real number, got {describe(value)}") from None
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {number}")
-    return number
+def check_map(shape, count, layout):
+    """Return a map's sizes, and refuse one without pixels for boxes to pool."""
+    images, channels, height, width = in_order(layout, shape)
+    if count and 0 in (images, height, width):
+        raise ValueError(f"features of shape {tuple(shape)} has no pixels to pool")
+    return images, channels, height, width
 
 
-class InvalidRoIError(ValueError):
-    """A row of rois that cannot be pooled: its number, its values and what is wrong."""
-
-    def __init__(self, n, row, images, convention):
-        self.row = n
-        image, *box = row
-        if not all(map(math.isfinite, row)):
-            problem = "is not finite"
-        elif image_of(image, images, convention) < 0:
-            problem = f"names an image outside 0..{images - 1}"
-        else:
-            problem = "is too large: it overflows, or a bin takes 2**31 samples or more"
-        corners = ", ".join(f"{corner:g}" for corner in box)
-        self.problem = f"{problem}: image {image:g}, box ({corners})"
-        super().__init__(f"rois row {n} {self.problem}")
+def raise_invalid(invalid, images, convention):
+    """Raise where a target has found an invalid row."""
+    if invalid is not None:
+        raise InvalidRoIError(*invalid, images, convention)
 
 
 def roi_align(
-    features, rois, output_size, scale, samples, convention: Convention, *,
-    layout="NCHW", out=None, validate=None,
+    features, rois, output_size, geometry: Geometry, *,
+    mode=AVERAGE, return_argmax=False, layout="NCHW", out=None, validate=None,
 ):  # fmt: skip
-    """Pool `rois` from `features` under a convention.
+    """Pool `rois` from `features`.
 
-    `output_size`, `scale` and `samples` are pairs (height or y first), checked already; `rois` is
-    an array of (K, 5). The public functions document the rest.
+    `output_size` is a pair, checked already, and `rois` an array of (K, 5). The public functions
+    document the rest.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    family, features = adopted("features", features)
-    rois_family, rois = adopted("rois", rois)
-    dtype, rois_dtype = family.dtype(features), rois_family.dtype(rois)
-    check_features(features, layout, dtype)
-    check_rois(rois, rois_dtype)
-    check_places((family, features), (rois_family, rois))
-    images, channels, height, width = in_order(layout, features.shape)
-    count = rois.shape[0]
-    pooled = (channels, *output_size) if layout == "NCHW" else (*output_size, channels)
-    shape = (count, *pooled)
-    if count and 0 in (images, height, width):
-        raise ValueError(f"features of shape {tuple(features.shape)} has no pixels to pool")
+    family, features, rois_family, rois = received("features", features, rois, layout)
+    count, dtype = rois.shape[0], family.dtype(features)
+    images, channels, height, width = check_map(features.shape, count, layout)
+    shape = ordered(layout, count, channels, *output_size)
     if out is None:
         out = family.empty(shape, features)
     else:
-        check_out(out, family, features, shape, dtype)
-    if 0 in shape:
+        check_out(out, family, shape, dtype, "features", features)
+    argmax = family.empty(shape, features, "int64") if return_argmax else None
+    if 0 not in shape:
+        sampling = geometry.sampling(images, height, width, output_size)
+        boxes = rois_family.boxes(rois)
+        invalid = _dispatch.pool(
+            family, features, boxes, sampling, geometry.convention, out, layout, dtype,
+            validate, mode, argmax,
+        )  # fmt: skip
+        raise_invalid(invalid, images, geometry.convention)
+    return (out, argmax) if return_argmax else out
+
+
+def roi_align_backward(
+    grad_output, rois, feature_shape, geometry: Geometry, *,
+    mode=AVERAGE, layout="NCHW", argmax=None, out=None, validate=None,
+):  # fmt: skip
+    """Return the gradient of a map of a shape from that of the features pooled from it."""
+    family, grad, rois_family, rois = received("grad_output", grad_output, rois, layout)
+    dtype = family.dtype(grad)
+    count, channels, *output_size = in_order(layout, grad.shape)
+    if count != rois.shape[0]:
+        raise ValueError(f"grad_output has {count} rows and rois {rois.shape[0]}")
+    images, map_channels, height, width = check_map(feature_shape, count, layout)
+    if channels != map_channels:
+        raise ValueError(f"grad_output has {channels} channels and feature_shape {map_channels}")
+    if mode != AVERAGE:
+        if argmax is None:
+            raise ValueError("the gradient of a maximum needs argmax, which the forward returned")
+        check_like("argmax", argmax, family, grad.shape, "int64")
+    elif argmax is not None:
+        raise ValueError("argmax has no meaning for mode='avg'")
+    if out is None:
+        out = family.empty(feature_shape, grad)
+    else:
+        check_out(out, family, feature_shape, dtype, "grad_output", grad)
+    if 0 in feature_shape:
         return out
-    sampling = Sampling(images, height, width, *output_size, *scale, *samples)
+    if 0 in grad.shape:
+        _dispatch.clear(family, out)
+        return out
+    sampling = geometry.sampling(images, height, width, output_size)
     boxes = rois_family.boxes(rois)
-    invalid = pool(family, features, boxes, sampling, convention, out, layout, dtype, validate)
-    if invalid is not None:
-        raise InvalidRoIError(*invalid, images, convention)
+    invalid = _dispatch.pool_backward(
+        family, grad, boxes, sampling, geometry.convention, out, layout, dtype, validate,
+        mode, argmax,
+    )  # fmt: skip
+    raise_invalid(invalid, images, geometry.convention)
+    return out
+
+
+def roi_align_box_backward(
+    grad_output, features, rois, geometry: Geometry, *, layout="NCHW", validate=None
+):
+    """Return the gradient of the boxes, (K, 5), from that of the features pooled from them."""
+    family, features, rois_family, rois = received("features", features, rois, layout)
+    grad_family, grad = adopted("grad_output", grad_output)
+    dtype = family.dtype(features)
+    check_places(("features", family, features), ("grad_output", grad_family, grad))
+    if grad_family.dtype(grad) != dtype:
+        raise TypeError(f"grad_output is {grad_family.dtype(grad)} and features {dtype}")
+    check_features("grad_output", grad, layout, dtype)
+    images, channels, height, width = check_map(features.shape, rois.shape[0], layout)
+    output_size = in_order(layout, grad.shape)[2:]
+    shape = ordered(layout, rois.shape[0], channels, *output_size)
+    if tuple(grad.shape) != shape:
+        raise ValueError(f"grad_output must be of shape {shape}, got {tuple(grad.shape)}")
+    rois_dtype = rois_family.dtype(rois)
+    wide = rois_dtype in ("float32", "float64")
+    out = family.empty((rois.shape[0], 5), features, rois_dtype if wide else "float32")
+    if 0 in shape:
+        _dispatch.clear(family, out)
+        return out
+    sampling = geometry.sampling(images, height, width, output_size)
+    invalid = _dispatch.box_backward(
+        family, grad, features, rois_family.boxes(rois), sampling, geometry.convention, out,
+        layout, dtype, validate,
+    )  # fmt: skip
+    raise_invalid(invalid, images, geometry.convention)
     return out

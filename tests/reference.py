@@ -6,6 +6,8 @@ operators themselves do it: one rounding there changes a whole bin, so it is par
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,24 +30,71 @@ def rounded_index(index):
     return int(np.rint(index + 7e-5))
 
 
-def sample_count(first, last, bins, scale, *, offset, end_pixel, minimum, grid, grid_dtype):
+class Convention(NamedTuple):
+    """How a system lays its samples, in the terms of its own formulas."""
+
+    grid: Callable = ceil_grid
+    image_index: Callable = truncated_index
+    before: float = 0.0  # added to image coordinates before scaling
+    offset: float = 0.0  # subtracted from feature-map coordinates after scaling
+    end_pixel: float = 0.0
+    minimum: float | None = None
+    skip: Callable = lambda roi: False
+
+
+def is_line(roi):
+    """Boxes that MindSpore skips: both x coordinates are close to 0."""
+    return abs(roi[1]) < 1e-3 and abs(roi[3]) < 1e-3
+
+
+LEGACY = Convention(minimum=1.0)
+ALIGNED = Convention(offset=0.5)
+MINDSPORE = [
+    Convention(floor_grid, rounded_index, minimum=1.0, skip=is_line),
+    Convention(floor_grid, rounded_index, end_pixel=1.0, skip=is_line),
+]
+# By the names of the package's presets.
+CONVENTIONS = {
+    "torchvision": LEGACY,
+    "torchvision_aligned": ALIGNED,
+    "detectron2": ALIGNED,
+    "mmcv": ALIGNED,
+    "mmcv_unaligned": LEGACY,
+    "mindspore_0": MINDSPORE[0],
+    "mindspore_1": MINDSPORE[1],
+    "onnx_half_pixel": ALIGNED,
+    "onnx_output_half_pixel": LEGACY,
+    "openvino_asymmetric": LEGACY,
+    "openvino_half_pixel_for_nn": ALIGNED,
+    "openvino_half_pixel": Convention(before=0.5, offset=0.5),
+    "paddle": ALIGNED,
+    "paddle_unaligned": LEGACY,
+    "tvm_aligned": Convention(),
+    "ascend_1": Convention(end_pixel=1.0, minimum=1.0),
+    "ascend_2": ALIGNED,
+    "ascend_3": Convention(offset=0.5, minimum=1.0),
+}
+
+
+def sample_count(first, last, bins, scale, convention, grid_dtype):
     """Samples of one adaptive bin, every step rounded to ``grid_dtype``."""
     t = grid_dtype
-    scale, offset = t(scale), t(offset)
-    start = t(first) * scale - offset
-    end = (t(last) + t(end_pixel)) * scale - offset
-    size = end - start if minimum is None else max(end - start, t(minimum))
-    return grid(size / t(bins))
+    scale, before, offset = t(scale), t(convention.before), t(convention.offset)
+    start = (t(first) + before) * scale - offset
+    end = (t(last) + t(convention.end_pixel) + before) * scale - offset
+    size = end - start if convention.minimum is None else max(end - start, t(convention.minimum))
+    return convention.grid(size / t(bins))
 
 
-def axis_samples(first, last, bins, scale, sampling, **convention):
+def axis_samples(first, last, bins, scale, sampling, most, convention, grid_dtype):
     """Sample positions of a box along one axis: one list per bin."""
     count = sampling
     if sampling <= 0:
-        count = sample_count(first, last, bins, scale, **convention)
-    offset, minimum = convention["offset"], convention["minimum"]
-    start = first * scale - offset
-    size = (last + convention["end_pixel"]) * scale - offset - start
+        count = sample_count(first, last, bins, scale, convention, grid_dtype)
+        count = count if most is None else min(count, most)
+    before, offset, minimum = convention.before, convention.offset, convention.minimum
+    start = (first + before) * scale - offset
+    size = (last + convention.end_pixel + before) * scale - offset - start
     if minimum is not None:
         size = max(size, minimum)
     step = size / bins
@@ -85,44 +134,108 @@ def average_samples(image, ys, xs):
     return total / max(len(ys) * len(xs), 1)
 
 
-def pool_boxes(
-    features,
-    rois,
-    output_size,
-    scale,
-    sampling,
-    *,
-    offset,
-    end_pixel,
-    minimum,
-    grid,
-    image_index,
-    skip=lambda roi: False,
-    reduce=average_samples,
-    grid_dtype=np.float32,
-):
-    """The common core: every convention is one choice of the keyword arguments."""
-    pooled_height, pooled_width = output_size
-    features = np.asarray(features).astype(np.float64)
-    rois = np.asarray(rois).astype(np.float64)
-    result = np.zeros((len(rois), features.shape[1], pooled_height, pooled_width))
-    convention = {
-        "offset": offset,
-        "end_pixel": end_pixel,
-        "minimum": minimum,
-        "grid": grid,
-        "grid_dtype": grid_dtype,
-    }
-    for k, roi in enumerate(rois):
-        if skip(roi):
+def largest_sample(image, ys, xs):
+    """The largest sample of a bin; samples outside the map are 0, and so is an empty bin."""
+    samples = [bilinear(image, y, x) for y in ys for x in xs]
+    return np.max(samples, axis=0) if samples else np.zeros(image.shape[0])
+
+
+def weighted_corners(image, y, x):
+    """The four products of a sample that ONNX takes the largest of: upper row first."""
+    height, width = image.shape[1:]
+    rows, columns = corners(y, height), corners(x, width)
+    rows, columns = (axis + [(0, 0.0)] * (2 - len(axis)) for axis in (rows, columns))
+    products = []
+    for row, weight_y in rows:
+        for column, weight_x in columns:
+            weight = weight_y * weight_x
+            read = weight * image[:, row, column] if weight else np.zeros(image.shape[0])
+            products.append(read)
+    return products
+
+
+def largest_corner(image, ys, xs):
+    """ONNX's max: the largest weighted corner of all samples of a bin."""
+    products = [product for y in ys for x in xs for product in weighted_corners(image, y, x)]
+    return np.max(products, axis=0) if products else np.zeros(image.shape[0])
+
+
+REDUCTIONS = {"avg": average_samples, "max": largest_sample, "corner_max": largest_corner}
+
+
+def pair(value):
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def bins_of(rois, output_size, scale, sampling, convention, most=None, grid_dtype=np.float32):
+    """Each bin of each box: its row, its image, its place in the output, and its samples."""
+    (height, width), (scale_y, scale_x) = output_size, pair(scale)
+    sampling_y, sampling_x = pair(sampling)
+    for k, roi in enumerate(np.asarray(rois).astype(np.float64)):
+        if convention.skip(roi):
             continue
         index, x1, y1, x2, y2 = (float(number) for number in roi)
-        image = features[image_index(index)]
-        ys = axis_samples(y1, y2, pooled_height, scale, sampling, **convention)
-        xs = axis_samples(x1, x2, pooled_width, scale, sampling, **convention)
-        for p in range(pooled_height):
-            for q in range(pooled_width):
-                result[k, :, p, q] = reduce(image, ys[p], xs[q])
+        shared = most, convention, grid_dtype
+        ys = axis_samples(y1, y2, height, scale_y, sampling_y, *shared)
+        xs = axis_samples(x1, x2, width, scale_x, sampling_x, *shared)
+        for p in range(height):
+            for q in range(width):
+                yield k, convention.image_index(index), p, q, ys[p], xs[q]
+
+
+def pool_boxes(
+    features, rois, output_size, scale=1.0, sampling=-1, convention=LEGACY, mode="avg", **options
+):
+    """The common core: every system is a convention and a mode."""
+    features = np.asarray(features).astype(np.float64)
+    result = np.zeros((len(rois), features.shape[1], *output_size))
+    bins = bins_of(rois, output_size, scale, sampling, convention, **options)
+    for k, image, p, q, ys, xs in bins:
+        result[k, :, p, q] = REDUCTIONS[mode](features[image], ys, xs)
+    return result
+
+
+def pool_boxes_backward(grad, rois, shape, scale=1.0, sampling=-1, convention=LEGACY, **options):
+    """The gradient of the average: each bin's, spread over the pixels of its samples."""
+    grad = np.asarray(grad).astype(np.float64)
+    result = np.zeros(shape)
+    bins = bins_of(rois, grad.shape[2:], scale, sampling, convention, **options)
+    for k, image, p, q, ys, xs in bins:
+        for y in ys:
+            for x in xs:
+                for row, weight_y in corners(y, shape[2]):
+                    for column, weight_x in corners(x, shape[3]):
+                        share = weight_y * weight_x / (len(ys) * len(xs))
+                        result[image, :, row, column] += share * grad[k, :, p, q]
+    return result
+
+
+def pool_boxes_max_backward(
+    grad, features, rois, scale=1.0, sampling=-1, convention=LEGACY, mode="max", **options
+):
+    """The gradient of a maximum: each bin's, given to the first of its largest."""
+    grad, features = (np.asarray(x).astype(np.float64) for x in (grad, features))
+    height, width = features.shape[2:]
+    result = np.zeros(features.shape)
+    bins = bins_of(rois, grad.shape[2:], scale, sampling, convention, **options)
+    for k, image, p, q, ys, xs in bins:
+        for c in range(features.shape[1]):
+            plane, candidates = features[image, [c]], []
+            for y in ys:
+                for x in xs:
+                    taps = [
+                        (row, column, weight_y * weight_x)
+                        for row, weight_y in corners(y, height)
+                        for column, weight_x in corners(x, width)
+                    ]
+                    if mode == "max":
+                        candidates.append((bilinear(plane, y, x)[0], taps))
+                    else:
+                        candidates += [(w * plane[0, r, q2], [(r, q2, w)]) for r, q2, w in taps]
+                        candidates += [(0.0, [])] * (4 - len(taps))
+            if candidates:
+                for row, column, weight in max(candidates, key=lambda candidate: candidate[0])[1]:
+                    result[image, c, row, column] += weight * grad[k, c, p, q]
     return result
 
 
@@ -137,24 +250,11 @@ def roi_align(
     grid_dtype=np.float32,
 ):
     """torchvision.ops.roi_align on (K, 5) rois."""
+    convention = ALIGNED if aligned else LEGACY
     return pool_boxes(
-        features,
-        rois,
-        output_size,
-        spatial_scale,
-        sampling_ratio,
-        offset=0.5 if aligned else 0.0,
-        end_pixel=0.0,
-        minimum=None if aligned else 1.0,
-        grid=ceil_grid,
-        image_index=truncated_index,
+        features, rois, output_size, spatial_scale, sampling_ratio, convention,
         grid_dtype=grid_dtype,
-    )
-
-
-def is_line(roi):
-    """Boxes that MindSpore skips: both x coordinates are close to 0."""
-    return abs(roi[1]) < 1e-3 and abs(roi[3]) < 1e-3
+    )  # fmt: skip
 
 
 def mindspore_roi_align(
@@ -169,16 +269,6 @@ def mindspore_roi_align(
 ):
     """mindspore.ops.ROIAlign; boxes it leaves unwritten are zeros here."""
     return pool_boxes(
-        features,
-        rois,
-        output_size,
-        spatial_scale,
-        sample_num,
-        offset=0.0,
-        end_pixel=float(roi_end_mode),
-        minimum=None if roi_end_mode else 1.0,
-        grid=floor_grid,
-        image_index=rounded_index,
-        skip=is_line,
+        features, rois, output_size, spatial_scale, sample_num, MINDSPORE[roi_end_mode],
         grid_dtype=grid_dtype,
-    )
+    )  # fmt: skip

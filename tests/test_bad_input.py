@@ -130,7 +130,10 @@ def test_output_size(target, size, error):
         ("1", TypeError),
         (None, TypeError),
         (1j, TypeError),
-        ((1.0, 1.0), TypeError),
+        ((1.0, "1"), TypeError),
+        ((1.0,), ValueError),
+        ((1.0, 1.0, 1.0), ValueError),
+        ((1.0, 0), ValueError),
         (0, ValueError),
         (-0.5, ValueError),
         (np.nan, ValueError),
@@ -142,9 +145,9 @@ def test_spatial_scale(target, scale, error):
         roi_align(target.array(FEATURES), target.array(ROIS), 2, scale)
 
 
-@pytest.mark.parametrize("sampling", [2.0, "2", None, (2, 2)])
+@pytest.mark.parametrize("sampling", [2.0, "2", None, (2, 2.0), (2,), (2, 2, 2), 2**30, (1, 2**30)])
 def test_sampling_ratio(target, sampling):
-    with pytest.raises(TypeError, match="sampling_ratio"):
+    with pytest.raises((TypeError, ValueError), match="sampling_ratio"):
         roi_align(target.array(FEATURES), target.array(ROIS), 2, 1.0, sampling)
 
 

@@ -10,33 +10,27 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.testing import assert_allclose, assert_array_equal
 
-from numba_roialign import _cpu_job, _geometry, _kernels
-from numba_roialign._geometry import (
-    LARGEST_GRID,
-    MINDSPORE_0,
-    MINDSPORE_1,
-    TORCHVISION,
-    TORCHVISION_ALIGNED,
-    Axis,
-    AxisTaps,
-)
+from numba_roialign import _cpu_job, _geometry, _kernels, _taps
+from numba_roialign._geometry import LARGEST_GRID, Axis
+from numba_roialign._taps import AxisTaps
+from numba_roialign.conventions import MINDSPORE_0, MINDSPORE_1, TORCHVISION, TORCHVISION_ALIGNED
 
 F64, F32 = np.float64, np.float32
-axis_taps = njit(**_cpu_job.OPTIONS)(_geometry.axis_taps)
+axis_taps = njit(**_cpu_job.OPTIONS)(_taps.axis_taps)
 
 
-def taps_of(axis, fill=_geometry.axis_taps, weight_type=F64):
+def taps_of(axis, fill=_taps.axis_taps, weight_type=F64):
     """Return the taps of each bin as {pixel: weight}, and how many slots they took."""
     bins, samples, length = axis.bins, axis.samples, axis.length
-    capacity = _geometry.tap_capacity(bins, samples, length)
-    capacity = min(capacity, _geometry.tap_capacity(bins, 0, length))
+    capacity = _taps.tap_capacity(bins, samples, length)
+    capacity = min(capacity, _taps.tap_capacity(bins, 0, length))
     guard = 4
     table = AxisTaps(
         np.full(capacity + guard, -7, np.int32),
         np.full(capacity + guard, np.nan, weight_type),
         np.zeros((1, bins + 1), np.intp),
     )
-    fill(axis, table, 0, 0)
+    fill(axis, table, 0, 0, capacity)
     assert (table.pixels[capacity:] == -7).all(), "written past the table's end"
     bounds = table.bounds[0]
     taps = [(table.pixels[a:b], table.weights[a:b]) for a, b in itertools.pairwise(bounds)]
@@ -135,7 +129,7 @@ def test_adaptive_taps_fit_their_table(start, bin_size, bins, length, mirrored, 
 def test_a_box_far_larger_than_the_map_visits_only_samples_near_it(T):
     # float32 holds every half pixel up to 2**23
     size = 2**22 if T is F32 else 2**30
-    first, last = _geometry.samples_inside(T(-size // 2), T(1), size, 100)
+    first, last = _taps.samples_inside(T(-size // 2), T(1), size, 100)
     assert 100 <= last - first <= 106
     taps, _ = taps_of(Axis(T(-size // 2), T(size), 1, size, 100))
     assert len(taps[0]) == 100
@@ -157,18 +151,39 @@ def test_a_box_far_larger_than_the_map_visits_only_samples_near_it(T):
         (math.inf, 4, False, -1),
         (1e300, 4, False, 4),
         (float(LARGEST_GRID), -1, False, -1),
+        (-float(LARGEST_GRID), -1, False, -1),
         (1e9, -1, False, 10**9),
     ],
 )
 def test_samples_per_bin(bin_size, samples, floor_grid, expected):
-    assert _geometry.samples_per_bin(F64(bin_size), samples, floor_grid) == expected
+    most = LARGEST_GRID
+    assert _geometry.samples_per_bin(F64(bin_size), samples, most, floor_grid) == expected
+
+
+@pytest.mark.parametrize(
+    ("bin_size", "samples", "floor_grid", "expected"),
+    [
+        (2.5, -1, False, 3),
+        (3.5, -1, False, 4),
+        (4.5, -1, False, 4),
+        (4.5, -1, True, 4),
+        (5.5, -1, True, 4),
+        (1e300, -1, False, 4),
+        (-1e300, -1, False, 0),
+        (-1e300, -1, True, 1),
+        (9.5, 7, False, 7),
+        (math.inf, -1, False, -1),
+    ],
+)
+def test_samples_per_bin_with_a_cap(bin_size, samples, floor_grid, expected):
+    assert _geometry.samples_per_bin(F64(bin_size), samples, 4, floor_grid) == expected
 
 
 def test_the_grid_is_decided_in_the_accumulators_type():
     # 50 * 0.3 is 15 in float64 and a little more in float32, as in torchvision: 5 or 6 samples
     low, high = F64(0), F64(50)
     grids = [
-        _geometry.axis_of(low, high, F64(0.3), 3, -1, 99, TORCHVISION, zero).samples
+        _geometry.axis_of(low, high, F64(0.3), 3, -1, LARGEST_GRID, 99, TORCHVISION, zero).samples
         for zero in (F32(0), F64(0))
     ]
     assert grids == [6, 5]
@@ -209,8 +224,8 @@ def test_image_of(index, truncated, rounded):
 
 def test_the_element_kernel_runs_in_the_interpreter():
     features = np.arange(24, dtype=F32)
-    rows = _geometry.Taps(np.array([1, 2], np.int32), np.array([0.5, 0.5], F32), 0, 2)
-    columns = _geometry.Taps(np.array([0, 3], np.int32), np.array([0.25, 0.75], F32), 0, 2)
+    rows = _taps.Taps(np.array([1, 2], np.int32), np.array([0.5, 0.5], F32), 0, 2)
+    columns = _taps.Taps(np.array([0, 3], np.int32), np.array([0.25, 0.75], F32), 0, 2)
     plane = np.uintp(4), np.uintp(5), np.uintp(1)
     value = _kernels.average(features, *plane, rows, columns, F32(0), F32(0))
     image = features[4:19].reshape(3, 5)

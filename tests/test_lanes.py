@@ -13,14 +13,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import numba_roialign
 from numba_roialign import (
-    _cpu,
+    _cpu_call,
     _cpu_channels,
     _cpu_plan,
     _geometry,
     _kernels,
     _memory,
+    _taps,
     roi_align,
 )
+from numba_roialign.conventions import TORCHVISION
 
 from . import reference
 from .conftest import random_features, random_rois
@@ -84,11 +86,14 @@ def test_lanes_of_every_dtype(rng, without_lanes, dtype, layout):
 def test_lanes_equal_the_interpreter(rng):
     features = random_features(rng, (2, 16, 6, 7), np.float32)
     rois = random_rois(rng, 3, features.shape).astype(np.float64)
-    sampling = _geometry.Sampling(2, 6, 7, 2, 3, *np.float64([1, 1]), 2, 2)
+    sampling = _geometry.Sampling(2, 6, 7, 2, 3, *np.float64([1, 1]), 2, 2, 99)
     zero = np.float32(0)
-    tables = _geometry.empty_tables(np.empty, 3, sampling, np.float32, 1 << 10)
+    y_taps, x_taps = (
+        _taps.empty_taps(np.empty, 3, bins, 2 * 2 * bins, np.float32) for bins in (2, 3)
+    )
+    tables = np.empty(3, np.intp), y_taps, x_taps
     for n in range(3):
-        _geometry.fill_row(*tables, n, rois, n, sampling, _geometry.TORCHVISION, zero)
+        _taps.fill_taps(*tables, n, rois, n, sampling, TORCHVISION, zero)
     strides = _kernels.Strides(16 * 6 * 7, 6 * 7, 7, 1)
     pooled = roi_align(features, rois, (2, 3), 1.0, 2)
     for index in np.ndindex(pooled.shape):
@@ -153,7 +158,7 @@ def test_results_go_around_the_caches_unchanged(rng, monkeypatch, dtype, channel
     features = random_features(rng, shape, dtype)
     rois = random_rois(rng, 20, (2, channels, 9, 11))
     expected = roi_align(features, rois, (5, 7), layout=layout)
-    monkeypatch.setattr(_cpu, "STREAM_BYTES", 0)
+    monkeypatch.setattr(_cpu_call, "STREAM_BYTES", 0)
     for skip in (0, 1, 5):  # elements, so that runs begin anywhere in a cache line
         memory = _memory.aligned_empty((expected.size + skip) * expected.itemsize)
         out = memory.view(dtype)[skip:].reshape(expected.shape)
@@ -209,7 +214,7 @@ import numba_roialign
 from numba_roialign import _cpu_channels, _cpu_job
 features = np.ones((1, 16, 8, 8), np.float32)
 pooled = numba_roialign.roi_align(features, np.array([[0, 0, 0, 8, 8]], np.float32), 2)
-code = _cpu_job.compiled(_cpu_channels.work, float32, float32, 16).owner
+code = _cpu_job.compiled(_cpu_channels.work, float32, float32, float32, 16).owner
 print(float(pooled.mean()), code.cache_hits)
 """
 

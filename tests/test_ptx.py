@@ -1,8 +1,10 @@
 """The CUDA kernels compile without a device, and compute in the type they should."""
 
+import inspect
 import os
 import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -35,38 +37,55 @@ def toolchain():
         pytest.skip(problem)
 
 
-def signature(kernel, feature, width):
-    """Return the types of a launch's arguments, as `_cuda.pool` passes them."""
+def arguments_of(kernel, feature, width):
+    """Return the types of a launch's arguments by their names, as `_cuda` passes them."""
     from numba.cuda import types
 
-    from numba_roialign._geometry import AxisTaps, Convention, Sampling
+    from numba_roialign._geometry import Convention, Sampling
     from numba_roialign._kernels import Strides
+    from numba_roialign._taps import AxisSamples, AxisTaps
 
-    i64 = types.int64
-    flat, rois = types.Array(feature, 1, "C"), types.Array(types.float32, 2, "C")
-    sampling = types.NamedTuple([i64] * 5 + [width] * 2 + [i64] * 2, Sampling)
-    convention = types.NamedTuple([width] * 4 + [types.boolean] * 3, Convention)
+    i64, boolean = types.int64, types.boolean
+
+    def flat(dtype, axes=1):
+        return types.Array(dtype, axes, "C")
+
+    table = [flat(types.int32), flat(width), flat(i64, 2)]
+    taps = types.NamedTuple(table, AxisTaps)
+    samples = types.NamedTuple([*table, flat(i64, 2), flat(i64)], AxisSamples)
+    shape = types.UniTuple(i64, 4 if kernel == "schedule_copies" else 2)
+    known = {
+        **dict.fromkeys(("features", "grad", "source"), flat(feature)),
+        **dict.fromkeys(("out", "slopes"), flat(feature)),
+        **dict.fromkeys(("start", "count", "channels", "mode", "corner", "column"), i64),
+        **dict.fromkeys(("y_taps", "x_taps", "y_bins", "x_bins"), taps),
+        **dict.fromkeys(("y_samples", "x_samples"), samples),
+        **dict.fromkeys(("y_codes", "x_codes"), flat(types.int32)),
+        **dict.fromkeys(("adds", "keeps_argmax"), boolean),
+        "rois": flat(types.float32, 2),
+        "argmax": flat(i64),
+        "images": flat(i64),
+        "grids": flat(i64),
+        "spans": flat(i64, 2),
+        "dots": flat(width),
+        "sampling": types.NamedTuple([i64] * 5 + [width] * 2 + [i64] * 3, Sampling),
+        "convention": types.NamedTuple([width] * 4 + [boolean] * 3, Convention),
+        "zero": width,
+        "shape": shape,
+    }
+    if kernel == "schedule_dots":
+        known["slopes"] = flat(width)
+    if kernel == "schedule_sums":
+        known["out"] = flat(width, 2)
     strides = types.NamedUniTuple(i64, 4, Strides)
-    taps = types.NamedTuple(
-        [
-            types.Array(types.int32, 1, "C"),
-            types.Array(width, 1, "C"),
-            types.Array(i64, 2, "C"),
-        ],
-        AxisTaps,
-    )
-    tables = types.Array(i64, 1, "C"), taps, taps, width
-    if kernel == "schedule_taps":
-        return types.void(rois, i64, sampling, convention, *tables)
-    shape = types.UniTuple(i64, 2)
-    return types.void(flat, strides, i64, sampling, *tables, flat, strides, shape)
+    return known, strides
 
 
 def compile_ptx(kernel, dtype, capability, monkeypatch):
     from numba import cuda
     from numba.cuda import dispatcher, types
 
-    from numba_roialign import _cuda
+    from numba_roialign import _cuda_kernels
 
     class Device:
         compute_capability = capability
@@ -74,17 +93,25 @@ def compile_ptx(kernel, dtype, capability, monkeypatch):
     # Device functions are compiled for "the current device", which a machine without one lacks.
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: Device)
     width = types.float64 if dtype == "float64" else types.float32
-    arguments = signature(kernel, getattr(types, dtype), width)
-    function = getattr(_cuda, kernel).py_func
+    function = getattr(_cuda_kernels, kernel).py_func
+    known, strides = arguments_of(kernel, getattr(types, dtype), width)
+    names = inspect.signature(function).parameters
+    signature = types.void(*(strides if "strides" in name else known[name] for name in names))
     ptx, _ = cuda.compile(
-        function, arguments, cc=capability, device=False, abi="numba", output="ptx"
+        function, signature, cc=capability, device=False, abi="numba", output="ptx"
     )
     return ptx
 
 
+def kernels_of_the_target():
+    """Return the names of all kernels, without importing what a machine may lack."""
+    source = Path(__file__).parents[1] / "numba_roialign" / "_cuda_kernels.py"
+    return re.findall(r"^@cuda\.jit\ndef (schedule_\w+)", source.read_text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: "sm_{}{}".format(*cc))
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-@pytest.mark.parametrize("kernel", ["schedule_taps", "schedule_outputs"])
+@pytest.mark.parametrize("kernel", kernels_of_the_target())
 def test_kernels_compute_in_their_own_type(kernel, dtype, capability, monkeypatch):
     ptx = compile_ptx(kernel, dtype, capability, monkeypatch)
     assert re.search(r"\.target\s+sm_{}{}".format(*capability), ptx)

@@ -45,28 +45,19 @@ def test_samples_outside_count_in_the_divisor():
     ("box", "count"), [((0, 1), 1), ((0, 4), 2), ((0, 4.1), 3), ((3, 3), 0), ((3, 0), 0)]
 )
 def test_ceil_grid(box, count):
-    convention = {"offset": 0.5, "end_pixel": 0.0, "minimum": None}
-    found = reference.sample_count(
-        *box, 2, 1.0, **convention, grid=reference.ceil_grid, grid_dtype=np.float32
-    )
-    assert found == count
+    assert reference.sample_count(*box, 2, 1.0, reference.ALIGNED, np.float32) == count
 
 
 @pytest.mark.parametrize(("box", "count"), [((0, 3), 2), ((0, 4.9), 2), ((0, 0), 1), ((9, 2), 1)])
 def test_floor_grid_takes_at_least_one_sample(box, count):
-    convention = {"offset": 0.0, "end_pixel": 1.0, "minimum": None}
-    found = reference.sample_count(
-        *box, 2, 1.0, **convention, grid=reference.floor_grid, grid_dtype=np.float32
-    )
-    assert found == count
+    assert reference.sample_count(*box, 2, 1.0, reference.MINDSPORE[1], np.float32) == count
 
 
 def test_the_grid_is_decided_in_the_given_type():
     # 0.3f rounds up: ten bins of 10 * 0.3f are one float32 step, and a hair more in float64
-    convention = {"offset": 0.0, "end_pixel": 0.0, "minimum": None, "grid": reference.ceil_grid}
-    scale = float(np.float32(0.3))
-    narrow = reference.sample_count(0, 10, 3, scale, **convention, grid_dtype=np.float32)
-    wide = reference.sample_count(0, 10, 3, scale, **convention, grid_dtype=np.float64)
+    scale, convention = float(np.float32(0.3)), reference.Convention()
+    narrow = reference.sample_count(0, 10, 3, scale, convention, np.float32)
+    wide = reference.sample_count(0, 10, 3, scale, convention, np.float64)
     assert (narrow, wide) == (1, 2)
 
 
@@ -90,3 +81,24 @@ def test_pixels_of_weight_zero_are_not_read():
     features[0, 0, 1, 1] = 5
     roi = [[0, 1.5, 1.5, 1.5, 1.5]]
     assert_array_equal(reference.roi_align(features, roi, (1, 1), 1.0, 1, True), [[[[5.0]]]])
+
+
+def test_maxima_of_a_bin_by_hand():
+    # two samples in row 0, at x = 0.25 and 0.75 of pixels 4 and 8: 5 and 7 interpolated
+    row = np.array([[[[4.0, 8.0], [0.0, 0.0]]]])
+    roi = [[0, 0, -0.5, 1, 0.5]]
+    arguments = row, roi, (1, 1), 1.0, (1, 2), reference.Convention()
+    assert reference.pool_boxes(*arguments, "max") == 7
+    # their corners weigh 0.75 * 4 = 3, 0.25 * 8 = 2 and 0.25 * 4 = 1, 0.75 * 8 = 6
+    assert reference.pool_boxes(*arguments, "corner_max") == 6
+    assert reference.pool_boxes(-row, *arguments[1:], "max") == -5
+    assert reference.pool_boxes(-row, *arguments[1:], "corner_max") == 0  # the row of weight 0
+
+
+def test_the_gradient_is_the_transpose():
+    rng = np.random.default_rng(0)
+    features, grad = rng.standard_normal((1, 1, 4, 5)), rng.standard_normal((2, 1, 2, 3))
+    rois = [[0, 0.3, 0.2, 3.1, 2.9], [0, -2, 1, 9, 3]]
+    pooled = reference.pool_boxes(features, rois, (2, 3), 1.0, 2)
+    spread = reference.pool_boxes_backward(grad, rois, features.shape, 1.0, 2)
+    assert_allclose((pooled * grad).sum(), (features * spread).sum())

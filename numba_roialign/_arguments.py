@@ -1,0 +1,152 @@
+"""Checks of single arguments: what does not fit raises, and says what was given."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+import numpy as np
+
+from . import conventions
+from ._families import family_of
+from ._flat import LAYOUTS, overlap
+from ._geometry import LARGEST_GRID, Convention
+from ._kernels import AVERAGE, CORNER_MAX, MAX
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+MODES = {"avg": AVERAGE, "max": MAX, "corner_max": CORNER_MAX}
+
+
+def describe(x) -> str:
+    """Name an argument as an error message should."""
+    shape = getattr(x, "shape", None)
+    name = type(x).__name__
+    return f"{name} of shape {tuple(shape)}" if shape is not None else f"{name} {x!r:.60}"
+
+
+def adopted(name, x):
+    """Return the family of an array, and the array."""
+    family = family_of(x)
+    if family is None:
+        raise TypeError(f"{name} must be an array, got {describe(x)}")
+    return family, family.adopt(x)
+
+
+def integer(name, value, least=None):
+    """Return an argument as an int; a bool is not one."""
+    if type(value) is int and max(least or 1, 1) <= value < 2**31:  # the common case
+        return value
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {describe(value)}") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    if not abs(number) < 2**31:
+        raise ValueError(f"{name} must be below 2**31, got {number}")
+    return number
+
+
+def positive(name, value):
+    """Return an argument as a positive, finite float."""
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, got {describe(value)}") from None
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {number}")
+    return number
+
+
+def pair(name, value, check, **options):
+    """Return an argument that is one number, or two of them with that of y first, as two."""
+    values = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2:
+        raise ValueError(f"{name} must be one number or a pair, got {value!r:.60}")
+    return tuple(check(name, number, **options) for number in values)
+
+
+def one_of(name, value, choices):
+    """Return an argument that names one of some choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r:.60}")
+    return value
+
+
+def check_layout(layout):
+    return one_of("layout", layout, LAYOUTS)
+
+
+def check_features(name, features, layout, dtype):
+    if dtype not in FLOATS:
+        raise TypeError(f"{name} must be one of {', '.join(FLOATS)}, got {dtype}")
+    if len(features.shape) != 4:
+        axes = ", ".join(layout)
+        raise ValueError(f"{name} must be ({axes}), got shape {tuple(features.shape)}")
+
+
+def check_rois(rois, dtype, columns=5, name="rois"):
+    if dtype == "bool" or not dtype.startswith(("float", "bfloat", "int", "uint")):
+        raise TypeError(f"{name} must hold real numbers, got {dtype}")
+    if len(rois.shape) != 2 or rois.shape[1] != columns:
+        raise ValueError(f"{name} must be (K, {columns}), got shape {tuple(rois.shape)}")
+
+
+def check_like(name, x, family, shape, dtype):
+    """Check that an array is of a family, a shape and a dtype."""
+    if family_of(x) is not family:
+        raise TypeError(f"{name} must be an array like the others, got {describe(x)}")
+    if tuple(x.shape) != tuple(shape) or family.dtype(x) != dtype:
+        raise ValueError(
+            f"{name} must be {dtype} of shape {tuple(shape)}, got {family.dtype(x)} "
+            f"of shape {tuple(x.shape)}"
+        )
+
+
+def check_out(out, family, shape, dtype, other_name, other):
+    """Check an array to write a result to, and that it lies apart from the one that is read."""
+    check_like("out", out, family, shape, dtype)
+    memory = family.array(out)
+    if family.target == "cpu" and not memory.flags.writeable:
+        raise ValueError("out is read-only")
+    if 0 not in shape and overlap(memory, family.array(other)):
+        raise ValueError(f"out overlaps {other_name}")
+
+
+def map_shape(name, shape):
+    """Return the shape of a map as a tuple of four sizes."""
+    try:
+        sizes = tuple(shape)
+    except TypeError:
+        raise TypeError(f"{name} must be a tuple, got {describe(shape)}") from None
+    if len(sizes) != 4:
+        raise ValueError(f"{name} must be four sizes, got {shape!r:.60}")
+    return tuple(integer(name, size, least=0) for size in sizes)
+
+
+def convention_of(aligned, convention) -> Convention:
+    """Return the convention that the arguments `aligned` and `convention` choose."""
+    if convention is None:
+        return conventions.TORCHVISION_ALIGNED if aligned else conventions.TORCHVISION
+    if aligned:
+        raise ValueError("give either aligned=True or a convention, not both")
+    return conventions.named(convention)
+
+
+def most_samples(max_sampling_ratio):
+    """Return the argument `max_sampling_ratio` as a number of samples."""
+    if max_sampling_ratio is None:
+        return LARGEST_GRID
+    return min(integer("max_sampling_ratio", max_sampling_ratio, least=1), LARGEST_GRID)
+
+
+def sampling_pair(sampling_ratio):
+    """Return the argument `sampling_ratio` as samples per bin in y and x."""
+    samples = pair("sampling_ratio", sampling_ratio, integer)
+    if max(samples) >= LARGEST_GRID:
+        raise ValueError(f"sampling_ratio must be below 2**30, got {sampling_ratio}")
+    return samples

@@ -1,0 +1,53 @@
+"""The CPU schedule of a maximum: one output element after the other, for any layout."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from . import _kernels
+from ._cpu_job import INLINED, array_at, sample_tables, strides_in, strides_out
+from ._cpu_tasks import chunk_of, next_task, part_of
+from ._kernels import Strides
+from ._lanes import view
+
+largest_at = njit(**INLINED)(_kernels.largest_at)
+element_at = njit(**INLINED)(_kernels.element_at)
+
+
+@njit(**INLINED)
+def argmax_strides(job):
+    """Return the strides of the argmax: C order, in the layout of the pooled features."""
+    height, width, channels = job.output_height, job.output_width, job.channels
+    row, column, channel = width, 1, height * width
+    if job.channels_last:
+        row, column, channel = width * channels, channels, 1
+    return Strides(height * width * channels, channel, row, column)
+
+
+def work(thread, job):
+    """Pool tasks until none is left."""
+    blocks, channels = job.blocks, job.channels
+    features, out = view(job.features, 0, (0,)), view(job.out, 0, (0,))
+    strides, out_strides = strides_in(job), strides_out(job)
+    images = array_at(job.table_images, (job.table_rows,))
+    y_samples, x_samples = sample_tables(job)
+    while True:
+        block, piece, part = next_task(job)
+        if block < 0:
+            break
+        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
+        for i in range(chunk[0], chunk[1]):
+            row = job.order[i]
+            n = job.start + row
+            for c in range(block * channels // blocks, (block + 1) * channels // blocks):
+                for ph in range(share[0], share[1]):
+                    for pw in range(job.output_width):
+                        value, number = largest_at(
+                            features, strides, images, y_samples, x_samples,
+                            row, c, ph, pw, job.mode, job.zero,
+                        )  # fmt: skip
+                        out[element_at(out_strides, n, c, ph, pw)] = value
+                        if job.keeps_argmax:
+                            at = element_at(argmax_strides(job), n, c, ph, pw)
+                            job.argmax[np.intp(at)] = number

@@ -1,0 +1,81 @@
+"""The CPU schedule of a maximum's gradient: each bin's goes to the sample or corner that won.
+
+A task owns its part of the map, a band of rows of one channel, and goes through the RoIs in one
+order, as in `_cpu_gradient`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from . import _kernels
+from ._cpu_gradient import start_band
+from ._cpu_job import INLINED, sample_tables, strides_in
+from ._cpu_max import argmax_strides
+from ._cpu_results import write
+from ._cpu_tasks import chunk_of, next_task, part_of
+from ._kernels import CORNER_MAX
+from ._lanes import view
+
+element_at = njit(**INLINED)(_kernels.element_at)
+
+
+@njit(**INLINED)
+def taps_of(samples, row, p, number):
+    """Return the first tap of a bin's sample, or -1 where no such sample is inside the map."""
+    begin, end = samples.bounds[row, p], samples.bounds[row, p + 1]
+    inside = number - samples.firsts[row, p]
+    if inside < 0 or 2 * inside >= end - begin:
+        return -1
+    return begin + 2 * inside
+
+
+@njit(**INLINED)
+def add_bin(job, y_samples, x_samples, row, ph, pw, number, gradient, band, low, high):
+    """Add a bin's gradient to a band where the sample or corner of that number taps it."""
+    cells, corners, grid = view(job.scratch, 0, (0,)), job.mode == CORNER_MAX, x_samples.grids[row]
+    if grid <= 0:
+        return
+    corner = number % 4
+    sample = number // 4 if corners else number
+    i, j = taps_of(y_samples, row, ph, sample // grid), taps_of(x_samples, row, pw, sample % grid)
+    if i < 0 or j < 0:
+        return
+    for a in range(2):
+        y = np.intp(y_samples.pixels[i + a])
+        for b in range(2):
+            weight = y_samples.weights[i + a] * x_samples.weights[j + b]
+            wanted = not corners or corner == 2 * a + b
+            if wanted and weight != 0 and low <= y and y < high:
+                cell = band + (y - low) * job.width + np.intp(x_samples.pixels[j + b])
+                cells[cell] = cells[cell] + weight * gradient
+
+
+def work(thread, job):
+    """Compute tasks until none is left."""
+    grad, strides = view(job.features, 0, (0,)), strides_in(job)
+    y_samples, x_samples = sample_tables(job)
+    band = thread * job.scratch_size
+    while True:
+        c, image, part = next_task(job)
+        if c < 0:
+            break
+        chunk, (low, high) = chunk_of(job, image), part_of(job, part, job.height)
+        plane = image * job.out_image + c * job.out_channel
+        start_band(job, plane, band, low, high)
+        for i in range(chunk[0], chunk[1]):
+            row = job.order[i]
+            # Swapped corners turn a bin's samples round, and its span is off by one.
+            if job.spans[4 * row] - 1 < high and job.spans[4 * row + 1] + 1 > low:
+                n = job.start + row
+                for ph in range(job.output_height):
+                    for pw in range(job.output_width):
+                        number = job.argmax[np.intp(element_at(argmax_strides(job), n, c, ph, pw))]
+                        if number >= 0:
+                            gradient = grad[element_at(strides, n, c, ph, pw)]
+                            add_bin(
+                                job, y_samples, x_samples, row, ph, pw, number, gradient,
+                                band, low, high,
+                            )  # fmt: skip
+        write(job, band, 0, plane + low * job.out_row, high - low, job.width)

@@ -1,0 +1,134 @@
+"""Device arrays for Numba's kernels: flat views, streams, and boxes brought together."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numba import config, cuda
+
+from ._flat import element_strides, flat_view, in_order, interface_of, reach
+from ._kernels import Strides
+
+THREADS_PER_BLOCK = 128
+LARGEST_LAUNCH = 1 << 20  # threads; a longer work list goes round in strides
+
+
+def over(kernel, work, stream):
+    """Return a kernel configured with a thread for each work item, up to a bound."""
+    blocks = -(-min(work, LARGEST_LAUNCH) // THREADS_PER_BLOCK)
+    with warnings.catch_warnings():
+        # Numba warns of small grids; a call on a few boxes is one and cannot help it.
+        warnings.filterwarnings("ignore", message="Grid size")
+        return kernel[blocks, THREADS_PER_BLOCK, stream]
+
+
+class _Span:
+    """The memory an array spans, as a flat array for Numba."""
+
+    def __init__(self, pointer, elements, typestr, owner):
+        self.owner = owner
+        self.__cuda_array_interface__ = {
+            "shape": (elements,),
+            "typestr": typestr,
+            "data": (pointer, False),
+            "strides": None,
+            "version": 3,
+        }
+
+
+def flat_device_view(array, layout, dtype):
+    """Return a 1-D device view of the memory a 4-D array spans, and its `Strides`."""
+    interface = interface_of(array)
+    itemsize = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    shape = tuple(interface["shape"])
+    strides = element_strides(shape, interface.get("strides"), itemsize)
+    if strides is None:
+        raise ValueError(
+            "an array on a CUDA device with negative or odd strides cannot be read in place: "
+            f"pass a contiguous copy (byte strides {interface.get('strides')})"
+        )
+    if config.ENABLE_CUDASIM:
+        return flat_view(array._ary, layout)
+    pointer, elements = interface["data"][0], reach(shape, strides)
+    strides = Strides(*in_order(layout, strides))
+    if dtype != "bfloat16":
+        span = _Span(pointer, elements, np.dtype(dtype).str, array)
+        return cuda.as_cuda_array(span, sync=False), strides
+    import ml_dtypes  # numba-cuda knows the type by this dtype; the cuda extras bring it
+
+    flat = cuda.as_cuda_array(_Span(pointer, elements, "<i2", array), sync=False)
+    return flat.view(np.dtype(ml_dtypes.bfloat16)), strides
+
+
+@cuda.jit
+def copy_boxes(boxes, image, rois, first):
+    """Write an image's boxes into rois from row `first` on: one thread per box."""
+    for n in range(cuda.grid(1), boxes.shape[0], cuda.gridsize(1)):
+        rois[first + n, 0] = image
+        for column in range(4):
+            rois[first + n, column + 1] = boxes[n, column]
+
+
+def stack_boxes(boxes, stream):
+    """Return per-image boxes as one device array, an image index before each box."""
+    boxes = [as_numba(box) for box in boxes]
+    stream = numba_stream(stream)
+    count = sum(box.shape[0] for box in boxes)
+    rois = cuda.device_array((count, 5), np.result_type(np.float32, *(b.dtype for b in boxes)))
+    first = 0
+    for image, box in enumerate(boxes):
+        if box.shape[0]:
+            over(copy_boxes, box.shape[0], stream)(box, image, rois, first)
+        first += box.shape[0]
+    return rois
+
+
+@cuda.jit
+def copy_indexed_boxes(images, boxes, rois):
+    """Write boxes and the image of each into rois: one thread per box."""
+    for n in range(cuda.grid(1), boxes.shape[0], cuda.gridsize(1)):
+        rois[n, 0] = images[n]
+        for column in range(4):
+            rois[n, column + 1] = boxes[n, column]
+
+
+def join_boxes(images, boxes, stream):
+    """Return boxes and the image of each as one device array."""
+    images, boxes = as_numba(images), as_numba(boxes)
+    rois = cuda.device_array((boxes.shape[0], 5), np.result_type(np.float32, boxes.dtype))
+    if boxes.shape[0]:
+        over(copy_indexed_boxes, boxes.shape[0], numba_stream(stream))(images, boxes, rois)
+    return rois
+
+
+def numba_stream(handle):
+    return cuda.external_stream(handle) if handle else cuda.default_stream()
+
+
+def fetch(array, stream):
+    """Return a device array on the host, once the stream has come so far."""
+    host = array.copy_to_host(stream=stream)
+    stream.synchronize()
+    return host
+
+
+@cuda.jit
+def copy_row(rois, n, row):
+    if cuda.grid(1) == 0:
+        for column in range(5):
+            row[column] = rois[n, column]
+
+
+def row_of(rois, n, stream):
+    """Return the values of one row of rois on the host."""
+    row = cuda.device_array(5, np.float64)
+    over(copy_row, 1, stream)(rois, n, row)
+    return fetch(row, stream).tolist()
+
+
+def as_numba(array):
+    """Return a device array as Numba's own, without a copy and without waiting for a stream."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return cuda.as_cuda_array(array, sync=False)
+    return array  # the simulator's

@@ -1,0 +1,182 @@
+"""The CUDA schedules: grids of threads over RoIs and over elements of a result."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import cuda
+
+from . import _kernels, _taps
+
+fill_taps = cuda.jit(device=True)(_taps.fill_taps)
+fill_samples = cuda.jit(device=True)(_taps.fill_samples)
+fill_slopes = cuda.jit(device=True)(_taps.fill_slopes)
+turn_taps = cuda.jit(device=True)(_taps.turn_taps)
+turn_samples = cuda.jit(device=True)(_taps.turn_samples)
+average_at = cuda.jit(device=True)(_kernels.average_at)
+largest_at = cuda.jit(device=True)(_kernels.largest_at)
+gradient_at = cuda.jit(device=True)(_kernels.gradient_at)
+won_at = cuda.jit(device=True)(_kernels.won_at)
+element_at = cuda.jit(device=True)(_kernels.element_at)
+
+
+@cuda.jit
+def schedule_taps(rois, start, sampling, convention, images, y_taps, x_taps, zero):
+    """Fill the tables of a batch with taps, a thread per RoI."""
+    count = min(images.shape[0], rois.shape[0] - start)
+    for row in range(cuda.grid(1), count, cuda.gridsize(1)):
+        fill_taps(images, y_taps, x_taps, row, rois, start + row, sampling, convention, zero)
+
+
+@cuda.jit
+def schedule_samples(rois, start, sampling, convention, images, y_samples, x_samples, zero):
+    """Fill the tables of a batch with samples, a thread per RoI."""
+    count = min(images.shape[0], rois.shape[0] - start)
+    for row in range(cuda.grid(1), count, cuda.gridsize(1)):
+        n = start + row
+        fill_samples(images, y_samples, x_samples, row, rois, n, sampling, convention, zero)
+
+
+@cuda.jit
+def schedule_slopes(rois, start, sampling, convention, images, y_taps, x_taps, zero, corner):
+    """Fill the tables of a batch with the slopes for a corner, a thread per RoI."""
+    count = min(images.shape[0], rois.shape[0] - start)
+    for row in range(cuda.grid(1), count, cuda.gridsize(1)):
+        n = start + row
+        fill_slopes(images, y_taps, x_taps, row, rois, n, sampling, convention, corner, zero)
+
+
+@cuda.jit
+def schedule_turns(images, count, y_taps, x_taps, y_bins, x_bins, spans):
+    """Turn the taps of a batch round, a thread per RoI."""
+    for row in range(cuda.grid(1), count, cuda.gridsize(1)):
+        if images[row] >= 0:
+            height, width = y_taps.bounds.shape[1] - 1, x_taps.bounds.shape[1] - 1
+            spans[row, 0], spans[row, 1] = turn_taps(y_taps, y_bins, row, height)
+            spans[row, 2], spans[row, 3] = turn_taps(x_taps, x_bins, row, width)
+
+
+@cuda.jit
+def schedule_sample_turns(
+    images, count, y_samples, x_samples, y_bins, x_bins, y_codes, x_codes, spans
+):
+    """Turn the samples of a batch round, a thread per RoI."""
+    for row in range(cuda.grid(1), count, cuda.gridsize(1)):
+        if images[row] >= 0:
+            height, width = y_samples.bounds.shape[1] - 1, x_samples.bounds.shape[1] - 1
+            spans[row, 0], spans[row, 1] = turn_samples(y_samples, y_bins, y_codes, row, height)
+            spans[row, 2], spans[row, 3] = turn_samples(x_samples, x_bins, x_codes, row, width)
+
+
+@cuda.jit
+def schedule_outputs(
+    features, strides, start, sampling, images, y_taps, x_taps, zero, out, out_strides, shape
+):
+    """Pool a batch, a thread per output element."""
+    rois, channels = shape
+    height, width = sampling.output_height, sampling.output_width
+    for element in range(cuda.grid(1), rois * channels * height * width, cuda.gridsize(1)):
+        rest, pw = element // width, element % width
+        rest, ph = rest // height, rest % height
+        n, c = rest // channels, rest % channels
+        value = average_at(features, strides, images, y_taps, x_taps, n, c, ph, pw, zero)
+        out[element_at(out_strides, start + n, c, ph, pw)] = value
+
+
+@cuda.jit
+def schedule_maxima(
+    features, strides, start, sampling, images, y_samples, x_samples, zero,
+    out, out_strides, argmax, argmax_strides, keeps_argmax, mode, shape,
+):  # fmt: skip
+    """Pool a batch by a maximum, a thread per output element."""
+    rois, channels = shape
+    height, width = sampling.output_height, sampling.output_width
+    for element in range(cuda.grid(1), rois * channels * height * width, cuda.gridsize(1)):
+        rest, pw = element // width, element % width
+        rest, ph = rest // height, rest % height
+        n, c = rest // channels, rest % channels
+        value, number = largest_at(
+            features, strides, images, y_samples, x_samples, n, c, ph, pw, mode, zero
+        )
+        out[element_at(out_strides, start + n, c, ph, pw)] = value
+        if keeps_argmax:
+            argmax[element_at(argmax_strides, start + n, c, ph, pw)] = number
+
+
+@cuda.jit
+def schedule_gradient(
+    grad, strides, start, count, sampling, images, spans, y_bins, x_bins, zero,
+    out, out_strides, channels, adds,
+):  # fmt: skip
+    """Add what a batch gives to the gradient of a map, a thread per element of the map."""
+    height, width = sampling.height, sampling.width
+    elements = sampling.images * channels * height * width
+    for element in range(cuda.grid(1), elements, cuda.gridsize(1)):
+        rest, x = element // width, element % width
+        rest, y = rest // height, rest % height
+        image, c = rest // channels, rest % channels
+        to = element_at(out_strides, image, c, y, x)
+        total = zero
+        if adds:
+            total = zero + out[to]
+        out[to] = gradient_at(
+            grad, strides, start, count, images, spans, y_bins, x_bins, image, c, y, x, zero, total
+        )
+
+
+@cuda.jit
+def schedule_winners(
+    grad, strides, argmax, argmax_strides, start, count, sampling, images, spans,
+    y_bins, x_bins, y_codes, x_codes, grids, zero, out, out_strides, channels, adds, mode,
+):  # fmt: skip
+    """As `schedule_gradient`, for a maximum."""
+    height, width = sampling.height, sampling.width
+    elements = sampling.images * channels * height * width
+    for element in range(cuda.grid(1), elements, cuda.gridsize(1)):
+        rest, x = element // width, element % width
+        rest, y = rest // height, rest % height
+        image, c = rest // channels, rest % channels
+        to = element_at(out_strides, image, c, y, x)
+        total = zero
+        if adds:
+            total = zero + out[to]
+        out[to] = won_at(
+            grad, strides, argmax, argmax_strides, start, count, images, spans,
+            y_bins, x_bins, y_codes, x_codes, grids, image, c, y, x, mode, total,
+        )  # fmt: skip
+
+
+@cuda.jit
+def schedule_dots(slopes, slope_strides, grad, strides, start, sampling, zero, dots, channels):
+    """Sum slopes times gradients over the bins of a channel of a RoI, a thread for each."""
+    for element in range(cuda.grid(1), dots.shape[0], cuda.gridsize(1)):
+        n, c = element // channels, element % channels
+        total = zero
+        for ph in range(sampling.output_height):
+            for pw in range(sampling.output_width):
+                slope = slopes[element_at(slope_strides, n, c, ph, pw)]
+                total += slope * (zero + grad[element_at(strides, start + n, c, ph, pw)])
+        dots[element] = total
+
+
+@cuda.jit
+def schedule_sums(dots, images, start, count, channels, zero, out, column):
+    """Sum over the channels of a RoI into a column of the boxes' gradient, a thread per RoI."""
+    for n in range(cuda.grid(1), count, cuda.gridsize(1)):
+        total = zero
+        if images[n] >= 0:
+            for c in range(channels):
+                total += dots[n * channels + c]
+        out[start + n, 0] = zero
+        out[start + n, column] = total
+
+
+@cuda.jit
+def schedule_copies(source, source_strides, out, out_strides, shape):
+    """Copy an array of four axes, given in order; with strides of 0 one element fills all."""
+    images, channels, height, width = shape
+    for element in range(cuda.grid(1), images * channels * height * width, cuda.gridsize(1)):
+        rest, x = element // width, element % width
+        rest, y = rest // height, rest % height
+        n, c = rest // channels, rest % channels
+        at = element_at(source_strides, n, c, y, x)
+        out[element_at(out_strides, n, c, y, x)] = source[np.intp(at)]

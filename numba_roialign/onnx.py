@@ -1,0 +1,124 @@
+"""ONNX's operator RoiAlign, thin over the operator; it needs no package of ONNX."""
+
+from __future__ import annotations
+
+from . import _dispatch, _operator
+from ._arguments import (
+    adopted,
+    check_rois,
+    describe,
+    integer,
+    most_samples,
+    one_of,
+    positive,
+)
+from ._families import check_places
+from ._kernels import AVERAGE, CORNER_MAX
+from ._operator import Geometry
+from .conventions import CONVENTIONS
+
+MODES = {"avg": AVERAGE, "max": CORNER_MAX}
+TRANSFORMATIONS = {
+    "half_pixel": CONVENTIONS["onnx_half_pixel"],
+    "output_half_pixel": CONVENTIONS["onnx_output_half_pixel"],
+}
+
+
+def roi_align(
+    X,
+    rois,
+    batch_indices,
+    *,
+    mode="avg",
+    output_height=1,
+    output_width=1,
+    sampling_ratio=0,
+    spatial_scale=1.0,
+    coordinate_transformation_mode="half_pixel",
+    out=None,
+    validate=None,
+):
+    """Evaluate ONNX's operator RoiAlign, with its inputs and attributes.
+
+    Opsets 16 and 22 compute this; opset 10, which has no `coordinate_transformation_mode`, computes
+    it with "output_half_pixel".
+
+    Parameters
+    ----------
+    X : array of (N, C, H, W)
+        float16, bfloat16, float32 or float64.
+    rois : array of (num_rois, 4)
+        ``(x1, y1, x2, y2)`` in image pixels, of any real dtype.
+    batch_indices : array of (num_rois,)
+        The image of each box, of an integer dtype.
+    mode : {"avg", "max"}
+        The mean of a bin's samples; or, as the standard defines it, the largest of their four
+        pixels, each times its bilinear weight.
+    output_height, output_width : int, default 1
+        Bins per box.
+    sampling_ratio : int, default 0
+        Samples per bin and axis; 0 is adaptive, the bin size rounded up.
+    spatial_scale : float, default 1.0
+        Feature-map pixels per image pixel.
+    coordinate_transformation_mode : {"half_pixel", "output_half_pixel"}
+        "half_pixel" shifts boxes by -0.5 feature-map pixels; "output_half_pixel" does not, and its
+        boxes have at least one pixel.
+    out, validate
+        As in `numba_roialign.roi_align`.
+
+    Returns
+    -------
+    array of (num_rois, C, output_height, output_width)
+        Of the family and dtype of `X`.
+
+    Raises
+    ------
+    TypeError, ValueError, InvalidRoIError
+        As in `numba_roialign.roi_align`.
+
+    References
+    ----------
+    The operator RoiAlign of the ONNX standard, versions 10, 16 and 22.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numba_roialign.onnx
+    >>> X = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
+    >>> rois = np.array([[0, 0, 4, 4]], np.float32)
+    >>> numba_roialign.onnx.roi_align(X, rois, np.array([0]), output_height=2, output_width=2)
+    array([[[[ 2.5,  4.5],
+             [10.5, 12.5]]]], dtype=float32)
+    """
+    convention = TRANSFORMATIONS[
+        one_of("coordinate_transformation_mode", coordinate_transformation_mode, TRANSFORMATIONS)
+    ]
+    scale = positive("spatial_scale", spatial_scale)
+    samples = integer("sampling_ratio", sampling_ratio, least=0)
+    return _operator.roi_align(
+        X,
+        joined(rois, batch_indices),
+        (
+            integer("output_height", output_height, least=1),
+            integer("output_width", output_width, least=1),
+        ),
+        Geometry((scale, scale), (samples, samples), most_samples(None), convention),
+        mode=MODES[one_of("mode", mode, MODES)],
+        out=out,
+        validate=validate,
+    )
+
+
+def joined(rois, batch_indices):
+    """Return boxes and the image of each as one array of (K, 5)."""
+    family, rois = adopted("rois", rois)
+    index_family, images = adopted("batch_indices", batch_indices)
+    check_rois(rois, family.dtype(rois), columns=4)
+    check_places(("rois", family, rois), ("batch_indices", index_family, images))
+    if not index_family.dtype(images).startswith(("int", "uint")):
+        raise TypeError(f"batch_indices must be integers, got {index_family.dtype(images)}")
+    if tuple(images.shape) != (rois.shape[0],):
+        raise ValueError(
+            f"batch_indices must be ({rois.shape[0]},), one for each box, got {describe(images)}"
+        )
+    return _dispatch.join_boxes(family, images, rois)
