@@ -84,6 +84,18 @@ def _torch(x):
     return torch if torch is not None and isinstance(x, torch.Tensor) else None
 
 
+def _detached(x):
+    """Return a tensor without its history, which is refused where that would lose a gradient."""
+    if not x.requires_grad:
+        return x
+    if sys.modules["torch"].is_grad_enabled():
+        raise TypeError(
+            "a tensor requires a gradient, which is lost here: use numba_roialign.torch.roi_align, "
+            "or pass tensor.detach()"
+        )
+    return x.detach()
+
+
 def _widened(x):
     """Return a tensor of half precision, which NumPy may not know, as float32."""
     return x.float() if x.is_floating_point() and x.element_size() < 4 else x
@@ -103,7 +115,7 @@ class TorchCPU(NumPy):
 
     @staticmethod
     def adopt(x):
-        return x
+        return _detached(x)
 
     @staticmethod
     def dtype(x) -> str:
@@ -204,6 +216,11 @@ class TorchCUDA(NumbaCUDA):
     @staticmethod
     def device(x) -> int | None:
         return x.device.index
+
+    @staticmethod
+    def adopt(x):
+        require_cuda()
+        return _detached(x)
 
     @staticmethod
     def dtype(x) -> str:

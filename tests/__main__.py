@@ -11,14 +11,17 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
+# Files with a lane of their own.
+APART = ["--ignore", "tests/test_ptx.py", "--ignore", "tests/test_torch.py"]
 LANES = {
-    "cpu": ({}, ["--target", "cpu", "--ignore", "tests/test_ptx.py"]),
+    "cpu": ({}, ["--target", "cpu", *APART]),
     "simulator": (
         {"NUMBA_ENABLE_CUDASIM": "1"},
-        ["--target", "cuda", "--ignore", "tests/test_ptx.py"],
+        ["--target", "cuda", *APART],
     ),
     "ptx": ({"NUMBA_ROIALIGN_REQUIRE_PTX": "1"}, ["tests/test_ptx.py"]),
-    "device": ({}, ["--target", "cuda", "--ignore", "tests/test_ptx.py"]),
+    "torch": ({"NUMBA_ROIALIGN_REQUIRE_TORCH": "1"}, ["--target", "cpu", "tests/test_torch.py"]),
+    "device": ({}, ["--target", "cuda", *APART]),
 }
 
 
@@ -37,7 +40,8 @@ def main() -> int:
     arguments = parser.parse_args(own.split())
     if unknown := set(arguments.lanes) - set(LANES):
         parser.error(f"no lane named {', '.join(sorted(unknown))}; there are {', '.join(LANES)}")
-    lanes = arguments.lanes or [lane for lane in LANES if lane != "device" or device_is_there()]
+    optional = {"device": device_is_there, "torch": lambda: find_spec("torch") is not None}
+    lanes = arguments.lanes or [lane for lane in LANES if optional.get(lane, lambda: True)()]
     failed = []
     for lane in lanes:
         environment, selection = LANES[lane]

@@ -1,0 +1,225 @@
+"""The operator of PyTorch: gradients, tracing, and what it does with tensors of every kind."""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from numba_roialign import InvalidRoIError, roi_align_backward, roi_align_box_backward
+from numba_roialign import roi_align as numpy_roi_align
+
+if os.environ.get("NUMBA_ROIALIGN_REQUIRE_TORCH"):
+    torch = importlib.import_module("torch")
+else:
+    torch = pytest.importorskip("torch", reason="PyTorch is an optional peer")
+roi_align = importlib.import_module("numba_roialign.torch").roi_align
+
+pytestmark = pytest.mark.only("cpu")
+BOXES = [[0, 0.3, 0.4, 5.2, 4.1], [1, -1.2, 2.6, 3.3, 7.4], [1, 4.4, 3.9, 1.1, 0.7]]
+
+
+@pytest.fixture
+def rng():
+    return torch.Generator().manual_seed(3)
+
+
+def case(rng, dtype=torch.float64, shape=(2, 3, 6, 7)):
+    features = torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype)
+    return features.requires_grad_(), torch.tensor(BOXES, dtype=dtype)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("sampling", [2, -1])
+def test_gradcheck_of_features_and_boxes(rng, sampling, aligned, layout):
+    features, rois = case(rng)
+    if layout == "NHWC":
+        features = features.detach().permute(0, 2, 3, 1).contiguous().requires_grad_()
+    columns = rois[:, 1:].clone().requires_grad_()
+
+    def pool(features, columns):
+        boxes = torch.cat([rois[:, :1], columns], dim=1)
+        return roi_align(features, boxes, (2, 3), 0.5, sampling, aligned, layout=layout)
+
+    assert torch.autograd.gradcheck(pool, (features, columns))
+
+
+def test_gradgradcheck_of_features(rng):
+    features, rois = case(rng, shape=(2, 1, 4, 4))
+    assert torch.autograd.gradgradcheck(lambda x: roi_align(x, rois, 2, 0.5, 2), features)
+
+
+@pytest.mark.parametrize("mode", ["max", "corner_max"])
+def test_gradcheck_of_maxima(rng, mode):
+    features, rois = case(rng)
+    assert torch.autograd.gradcheck(lambda x: roi_align(x, rois, 2, 0.5, 2, mode=mode), features)
+    pooled = roi_align(features, rois.requires_grad_(), 2, mode=mode)
+    with pytest.raises(NotImplementedError, match="mode"):
+        pooled.sum().backward()
+
+
+def operator_arguments(features, rois, mode="avg"):
+    convention = [0.0, -0.5, 0.0, -float("inf"), 0.0, 0.0, 0.0]
+    return features, rois, 2, 3, 0.5, 0.5, 2, 2, 2**30, convention, mode, "NCHW", None
+
+
+# PyTorch's own checks warn of what they do themselves.
+own_warnings = pytest.mark.filterwarnings("ignore:The .grad attribute")
+
+
+@own_warnings
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_opcheck(rng, mode):
+    features, rois = case(rng, torch.float32)
+    rois.requires_grad_(mode == "avg")
+    operator = torch.ops.numba_roialign.roi_align.default
+    torch.library.opcheck(operator, operator_arguments(features, rois, mode))
+
+
+@own_warnings
+def test_opcheck_of_the_gradients(rng):
+    features, rois = case(rng, torch.float32)
+    _, _, *arguments = operator_arguments(features, rois)
+    grad, none = torch.randn(3, 3, 2, 3, generator=rng), torch.empty(0, dtype=torch.int64)
+    operators = torch.ops.numba_roialign
+    torch.library.opcheck(
+        operators.roi_align_backward.default,
+        (grad.requires_grad_(), rois, none, list(features.shape), *arguments[2:]),
+    )
+    torch.library.opcheck(
+        operators.roi_align_box_backward.default,
+        (grad.detach(), features.detach(), rois, *arguments[2:8], "NCHW", None),
+    )
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_traces_through(rng, dynamic):
+    features, rois = case(rng, torch.float32)
+
+    def loss(features, rois):
+        return (roi_align(features * 2, rois, (2, 3), 0.5, aligned=True) ** 2).sum()
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for count in (3, 2):
+        features.grad = None
+        boxes = rois[:count].clone().requires_grad_()
+        compiled(features, boxes).backward()
+        traced, features.grad = (features.grad, boxes.grad), None
+        boxes.grad = None
+        loss(features, boxes).backward()
+        assert_allclose(traced[0], features.grad, atol=1e-5)
+        assert_allclose(traced[1], boxes.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtypes(rng, dtype):
+    features, rois = case(rng, dtype)
+    boxes = rois.float().requires_grad_()
+    pooled = roi_align(features, boxes, 2, 0.5, 2)
+    pooled.sum().backward()
+    assert pooled.dtype == features.grad.dtype == dtype
+    assert boxes.grad.dtype == torch.float32
+    wide = features.detach().double().requires_grad_()
+    exact_boxes = boxes.detach().double().requires_grad_()
+    exact = roi_align(wide, exact_boxes, 2, 0.5, 2)
+    exact.sum().backward()
+    tolerance = {torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(dtype, 1e-5)
+    for one, other in [
+        (pooled, exact), (features.grad, wide.grad), (boxes.grad, exact_boxes.grad)
+    ]:  # fmt: skip
+        assert_allclose(one.detach().double(), other.detach(), rtol=tolerance, atol=tolerance)
+
+
+def test_it_is_the_operator_on_numpy(rng):
+    features, rois = case(rng, torch.float32)
+    rois.requires_grad_()
+    pooled = roi_align(features, rois, 2, 0.5, 2, True)
+    grad = torch.randn(pooled.shape, generator=rng)
+    pooled.backward(grad)
+    arrays = features.detach().numpy(), rois.detach().numpy()
+    expected = numpy_roi_align(*arrays, 2, 0.5, 2, True)
+    assert_array_equal(pooled.detach(), expected)
+    g = grad.numpy()
+    spread = roi_align_backward(g, arrays[1], tuple(features.shape), 0.5, 2, True)
+    assert_array_equal(features.grad, spread)
+    assert_array_equal(rois.grad, roi_align_box_backward(g, *arrays, 0.5, 2, True))
+
+
+def test_channels_last_stays_channels_last(rng):
+    features, rois = case(rng, torch.float32, (2, 8, 6, 7))
+    plain = roi_align(features, rois, 2, 0.5, 2)
+    grad = torch.randn(plain.shape, generator=rng)
+    plain.backward(grad)
+    last = features.detach().to(memory_format=torch.channels_last).requires_grad_()
+    pooled = roi_align(last, rois, 2, 0.5, 2)
+    assert pooled.is_contiguous(memory_format=torch.channels_last)
+    pooled.backward(grad.to(memory_format=torch.channels_last))
+    assert_allclose(pooled.detach(), plain.detach(), atol=1e-6)
+    assert_allclose(last.grad, features.grad, atol=1e-6)
+    assert last.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_lists_argmax_and_errors(rng):
+    features, rois = case(rng, torch.float32)
+    boxes = [rois[:1, 1:], rois[1:, 1:]]
+    assert_array_equal(
+        roi_align(features, boxes, 2).detach(), roi_align(features, rois, 2).detach()
+    )
+    assert roi_align(features, [], 2).shape == (0, 3, 2, 2)
+    pooled, argmax = roi_align(features, rois, 2, mode="max", return_argmax=True)
+    assert argmax.dtype == torch.int64
+    assert not argmax.requires_grad
+    assert pooled.requires_grad
+    rois[1, 0] = 5
+    with pytest.raises(InvalidRoIError, match="row 1"):
+        roi_align(features, rois, 2)
+    with pytest.raises(ValueError, match="features"):
+        roi_align(features[0], rois, 2)
+    with pytest.raises(ValueError, match="rois"):
+        roi_align(features, rois[:, :4], 2)
+    with pytest.raises(ValueError, match="return_argmax"):
+        roi_align(features, rois, 2, return_argmax=True)
+
+
+def test_the_operator_on_arrays_refuses_to_lose_a_gradient(rng):
+    features, rois = case(rng, torch.float32)
+    with pytest.raises(TypeError, match=r"numba_roialign\.torch"):
+        numpy_roi_align(features, rois, 2)
+    with torch.no_grad():
+        assert numpy_roi_align(features, rois, 2).shape == (3, 3, 2, 2)
+
+
+def test_no_boxes_have_gradients_too(rng):
+    features, rois = case(rng, torch.float32)
+    none = rois[:0].requires_grad_()
+    roi_align(features, none, 2).sum().backward()
+    assert (features.grad == 0).all()
+    assert none.grad.shape == (0, 5)
+
+
+def test_the_package_does_not_import_torch():
+    script = "import sys, numba_roialign, numba_roialign.onnx; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_training_finds_the_box(rng):
+    """What gradients of boxes are for: a box slides to where its features look as asked."""
+    ramp = torch.arange(20.0, dtype=torch.float64)
+    features = torch.stack([ramp.expand(20, 20), ramp[:, None].expand(20, 20)])[None]
+    wanted = roi_align(features, torch.tensor([[0, 6.0, 5, 12, 13]]).double(), 3, 1.0, 2)
+    corners = torch.tensor([[2.0, 3, 9, 9]], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([corners], max_iter=50)
+
+    def loss():
+        optimiser.zero_grad()
+        boxes = torch.cat([torch.zeros(1, 1, dtype=torch.float64), corners], dim=1)
+        error = ((roi_align(features, boxes, 3, 1.0, 2) - wanted) ** 2).sum()
+        error.backward()
+        return error
+
+    optimiser.step(loss)
+    assert_allclose(corners.detach(), [[6, 5, 12, 13]], atol=1e-4)
