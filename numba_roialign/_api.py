@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from . import _operator
 from ._arguments import (
     MODES,
@@ -25,6 +27,17 @@ def geometry_of(spatial_scale, sampling_ratio, aligned, convention, max_sampling
         most_samples(max_sampling_ratio),
         convention_of(aligned, convention),
     )
+
+
+_kept_geometry = functools.lru_cache(256, typed=True)(geometry_of)
+
+
+def kept_geometry(*arguments):
+    """As `geometry_of`, kept for the next call: making it takes 5 us, of a small call's 100."""
+    try:
+        return _kept_geometry(*arguments)
+    except TypeError:  # a list, which no cache holds; or what the checks refuse
+        return geometry_of(*arguments)
 
 
 def roi_align(
@@ -139,7 +152,7 @@ def roi_align(
         features,
         _operator.stacked(rois, features),
         pair("output_size", output_size, integer, least=1),
-        geometry_of(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
+        kept_geometry(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
         mode=number,
         return_argmax=return_argmax,
         layout=layout,
@@ -217,7 +230,7 @@ def roi_align_backward(
         grad_output,
         _operator.stacked(rois, grad_output),
         map_shape("feature_shape", feature_shape),
-        geometry_of(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
+        kept_geometry(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
         mode=MODES[one_of("mode", mode, MODES)],
         layout=layout,
         argmax=argmax,
@@ -285,7 +298,7 @@ def roi_align_box_backward(
         grad_output,
         features,
         _operator.stacked(rois, features),
-        geometry_of(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
+        kept_geometry(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
         layout=layout,
         validate=validate,
     )

@@ -17,7 +17,7 @@ from numba import njit
 
 from . import _kernels, _taps
 from ._cpu_channels import clipped, pack_rows
-from ._cpu_job import INLINED, turned_tables
+from ._cpu_job import INLINED, axis_tables, turned_tables
 from ._cpu_results import write
 from ._cpu_tasks import chunk_of, next_task, part_of
 from ._lanes import view, zero_of
@@ -30,6 +30,8 @@ BAND = 1 << 16
 # Bins, and pixels of lines, that a RoI's pass over a band holds at a time. What is more comes in
 # parts.
 CELLS = 1 << 12
+# With more columns per tap than this, bins are spread one by one: few of a line's columns count.
+SPARSE = 2
 
 
 def band_rows(width, lanes):
@@ -103,9 +105,29 @@ def gather(job, y_bins, row, rows, first_bin, last_bin, top, cell, lines, count)
 
 
 @njit(**INLINED)
-def add_roi(job, y_bins, x_bins, row, c, band, low, high):
+def scatter(job, y_taps, x_taps, row, bins, first_bin, last_bin, band, low, high):
+    """Add each of some rows of bins to the cells that it taps, one by one."""
+    lanes = len(job.tag)
+    numbers = view(job.scratch, 0, job.tag)
+    for ph in range(first_bin, last_bin):
+        rows = clipped(bin_taps(y_taps, row, ph), low, high)
+        for pw in range(job.output_width):
+            columns = bin_taps(x_taps, row, pw)
+            gradient = numbers[bins]
+            bins += lanes
+            for i in range(rows.first, rows.last):
+                line = band + (np.intp(rows.pixels[i]) - low) * job.width * lanes
+                for j in range(columns.first, columns.last):
+                    cell = line + np.intp(columns.pixels[j]) * lanes
+                    weight = rows.weights[i] * columns.weights[j]
+                    numbers[cell] = numbers[cell] + weight * gradient
+
+
+@njit(**INLINED)
+def add_roi(job, taps, turned, row, c, band, low, high):
     """Add a RoI's gradient to a band, rows ``low:high`` of the map."""
     lanes, width = len(job.tag), job.output_width
+    (y_taps, x_taps), (y_bins, x_bins) = taps, turned
     span = 4 * row
     top, bottom, left, right = (
         job.spans[span], job.spans[span + 1], job.spans[span + 2], job.spans[span + 3]
@@ -119,6 +141,9 @@ def add_roi(job, y_bins, x_bins, row, c, band, low, high):
     for begin in range(first, last, group):
         count = min(group, last - begin)
         pack_rows(job, plane + begin * job.in_row, width, bins, count)
+        if right - left > SPARSE * (x_taps.bounds[row, width] - x_taps.bounds[row, 0]):
+            scatter(job, y_taps, x_taps, row, bins, begin, begin + count, band, low, high)
+            continue
         most = max(1, CELLS // count)
         for u in range(0, right - left, most):
             columns = u, min(u + most, right - left)
@@ -133,7 +158,7 @@ def add_roi(job, y_bins, x_bins, row, c, band, low, high):
 def work(thread, job):
     """Compute tasks until none is left."""
     lanes = len(job.tag)
-    y_bins, x_bins = turned_tables(job)
+    taps, turned = axis_tables(job), turned_tables(job)
     band = thread * job.scratch_size
     while True:
         block, image, part = next_task(job)
@@ -148,5 +173,5 @@ def work(thread, job):
             if job.spans[4 * row] >= high:
                 break  # they stand in the order of their first rows
             if job.spans[4 * row + 1] > low:
-                add_roi(job, y_bins, x_bins, row, c, band, low, high)
+                add_roi(job, taps, turned, row, c, band, low, high)
         write(job, band, 0, plane + low * job.out_row, high - low, job.width)
