@@ -75,6 +75,7 @@ ADDRESSES = {
     # what threads work in
     "scratch": "number",  # (threads, scratch_size)
     "staging": "result",  # (threads, staging_size)
+    "numbers": types.int64,  # (threads, numbers_size): of an argmax
 }
 NUMBERS = {
     # of a batch
@@ -82,7 +83,7 @@ NUMBERS = {
     "adds": types.intp,  # 1 where a gradient's batch adds to what the batches before it gave
     # of a call
     **dict.fromkeys(("table_rows", "y_slots", "x_slots", "scratch_size", "window"), types.intp),
-    **dict.fromkeys(("staging_size", "out_skew", "channels", "blocks"), types.intp),
+    **dict.fromkeys(("staging_size", "numbers_size", "out_skew", "channels", "blocks"), types.intp),
     "mode": types.intp,
     "corner": types.intp,  # of a slope: see `_taps.fill_slopes`
     "keeps_argmax": types.intp,

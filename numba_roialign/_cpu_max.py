@@ -25,29 +25,35 @@ def argmax_strides(job):
     return Strides(height * width * channels, channel, row, column)
 
 
+@njit(**INLINED)
+def pool_bins(job, y_samples, x_samples, row, first_channel, last_channel, first_bin, last_bin):
+    """Pool rows of bins of some channels of a RoI, one bin at a time."""
+    features, out = view(job.features, 0, (0,)), view(job.out, 0, (0,))
+    strides, out_strides = strides_in(job), strides_out(job)
+    images, n = array_at(job.table_images, (job.table_rows,)), job.start + row
+    for c in range(first_channel, last_channel):
+        for ph in range(first_bin, last_bin):
+            for pw in range(job.output_width):
+                value, number = largest_at(
+                    features, strides, images, y_samples, x_samples, row, c, ph, pw,
+                    job.mode, job.zero,
+                )  # fmt: skip
+                out[element_at(out_strides, n, c, ph, pw)] = value
+                if job.keeps_argmax:
+                    at = element_at(argmax_strides(job), n, c, ph, pw)
+                    job.argmax[np.intp(at)] = number
+
+
 def work(thread, job):
     """Pool tasks until none is left."""
     blocks, channels = job.blocks, job.channels
-    features, out = view(job.features, 0, (0,)), view(job.out, 0, (0,))
-    strides, out_strides = strides_in(job), strides_out(job)
-    images = array_at(job.table_images, (job.table_rows,))
     y_samples, x_samples = sample_tables(job)
     while True:
         block, piece, part = next_task(job)
         if block < 0:
             break
         chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
+        first, last = block * channels // blocks, (block + 1) * channels // blocks
         for i in range(chunk[0], chunk[1]):
             row = job.order[i]
-            n = job.start + row
-            for c in range(block * channels // blocks, (block + 1) * channels // blocks):
-                for ph in range(share[0], share[1]):
-                    for pw in range(job.output_width):
-                        value, number = largest_at(
-                            features, strides, images, y_samples, x_samples,
-                            row, c, ph, pw, job.mode, job.zero,
-                        )  # fmt: skip
-                        out[element_at(out_strides, n, c, ph, pw)] = value
-                        if job.keeps_argmax:
-                            at = element_at(argmax_strides(job), n, c, ph, pw)
-                            job.argmax[np.intp(at)] = number
+            pool_bins(job, y_samples, x_samples, row, first, last, share[0], share[1])

@@ -18,6 +18,7 @@ from . import (
     _cpu_columns,
     _cpu_gradient,
     _cpu_max,
+    _cpu_max_channels,
     _cpu_scalar,
     _cpu_tables,
     _cpu_winners,
@@ -44,6 +45,8 @@ LANE_BYTES = 128
 LARGE_MAP = 1 << 14
 # The same for a gradient.
 GRADIENT_LANE_BYTES = 64
+# The same for a maximum.
+MAX_LANE_BYTES = 64
 # Below, columns take the lanes instead of channels.
 FEW_CHANNELS = 8
 
@@ -75,6 +78,7 @@ class Plan:
     can_stream: bool  # results can go around the caches
     scratch_bytes: int  # of a thread
     staging_size: int  # of a thread, in elements
+    numbers_size: int  # of a thread
     result_bytes: int  # of an element
 
     @property
@@ -109,6 +113,16 @@ def schedule_of(strides, channels, sampling, number_bytes, most_lanes):
     if lanes > 1 and (beside or strides.column == 1) and lanes <= line <= _cpu_channels.WINDOW:
         return _cpu_columns, lanes, 1 if beside else channels
     return _cpu_scalar, 1, channels
+
+
+def max_schedule_of(channels, sampling, number_bytes, most_lanes):
+    """As `schedule_of`, for a maximum."""
+    most = min(most_lanes, MAX_LANE_BYTES // number_bytes)
+    cells = sampling.output_height * sampling.output_width
+    if most > 1 and channels >= FEW_CHANNELS and cells <= _cpu_channels.CELLS:
+        lanes = fitting_lanes(channels, most)
+        return _cpu_max_channels, lanes, -(-channels // lanes)
+    return _cpu_max, 1, channels
 
 
 def whole_lines(strides, channels, sampling, lanes, storage_bytes):
@@ -185,10 +199,10 @@ def pooling_plan(
         if corner is not None:
             fill = _cpu_tables.fill_with_slopes
     else:
-        schedule, lanes, blocks = _cpu_max, 1, channels
+        schedule, lanes, blocks = max_schedule_of(channels, sampling, number_bytes, most_lanes)
         fill, capacity = _cpu_tables.fill_with_samples, sample_capacity
     window = min(_cpu_channels.WINDOW, sampling.height * sampling.width)
-    most_rows, scratch_size, staging_size, can_stream = bins, 0, 0, False
+    most_rows, can_stream, scratch_size, staging_size, numbers_size = bins, False, 0, 0, 0
     if schedule is _cpu_channels:
         most_rows = _cpu_channels.most_rows(width)
         scratch_size = _cpu_channels.scratch_size(bins, width, window, lanes)
@@ -198,6 +212,9 @@ def pooling_plan(
     elif schedule is _cpu_columns:
         inner = channels // blocks
         scratch_size = _cpu_columns.scratch_size(sampling.width * inner, width * inner, lanes)
+    elif schedule is _cpu_max_channels:
+        scratch_size = _cpu_max_channels.scratch_size(bins, width, window, lanes)
+        numbers_size = bins * width * lanes if keeps_argmax else 0
     capacities = (
         capacity(bins, sampling.samples_y, sampling.height),
         capacity(width, sampling.samples_x, sampling.width),
@@ -205,7 +222,8 @@ def pooling_plan(
     return Plan(
         numbers=shared_numbers(
             source, target, sampling, convention,
-            scratch_size=scratch_size, staging_size=staging_size, window=window,
+            scratch_size=scratch_size, staging_size=staging_size, numbers_size=numbers_size,
+            window=window,
             channels=channels, blocks=blocks, mode=mode, corner=corner or 0,
             keeps_argmax=keeps_argmax, channels_last=layout == "NHWC",
         ),
@@ -225,6 +243,7 @@ def pooling_plan(
         can_stream=can_stream,
         scratch_bytes=scratch_size * number_bytes,
         staging_size=staging_size,
+        numbers_size=numbers_size,
         result_bytes=result_bytes,
     )  # fmt: skip
 
@@ -286,6 +305,7 @@ def gradient_plan(
         can_stream=False,
         scratch_bytes=scratch_size * number_bytes,
         staging_size=0,
+        numbers_size=0,
         result_bytes=result_bytes,
     )  # fmt: skip
 
@@ -303,6 +323,7 @@ def memory_layout(plan, rows, threads):
         "counter": 8,
         "scratch": threads * plan.scratch_bytes,
         "staging": threads * plan.staging_size * plan.result_bytes,
+        "numbers": threads * plan.numbers_size * 8,
     }
     starts, end = [], 0
     for name in ADDRESSES:

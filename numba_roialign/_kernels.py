@@ -1,9 +1,9 @@
 """Element kernels: one value of a result from the features, the taps and its index.
 
 Plain Python, generic in the number type: `features` is anything that gives a number for
-``features[i]``, and the numbers need only ``weight * number`` and ``number + number``. The same
-source runs on float32 and float64 arrays, on half-precision storage (``_halves``), on CUDA, in the
-CUDA simulator and in the interpreter.
+``features[i]``, and the numbers need only ``weight * number``, ``number + number`` and, for maxima,
+`take`. The same source runs on float32 and float64 arrays, on half-precision storage (``_halves``),
+on vectors of lanes (``_lanes``), on CUDA, in the CUDA simulator and in the interpreter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
+from numba import types
+from numba.extending import overload, register_jitable
 
 from ._taps import bin_taps, inlined
 
@@ -93,51 +94,76 @@ def corner(features, origin, row_stride, column_stride, rows, i, columns, j, zer
     return weight * features[row + column_stride * np.uintp(columns.pixels[j])], weight
 
 
-@inlined
-def exceeds(value, best, found):
-    """Say whether a value takes the place of the best; the first NaN does, and keeps it."""
-    return not found or value > best or (value != value and best == best)
+def take(best, number, value, at, found):
+    """Return the larger of two values, after its number: the first of equals, NaN before any.
 
-
-@register_jitable
-def largest_at(features, strides, images, y_samples, x_samples, n, c, ph, pw, mode, zero):
-    """Return output ``[n, c, ph, pw]`` of a maximum, and which sample or corner gave it.
-
-    Samples of a bin are numbered row by row, corners four times that. The number is -1 where no
-    pixel gave the value: a sample outside the map or a corner of weight 0 did, or there is none.
+    Nothing was `found` before the first value. It is all that a maximum asks of numbers beside what
+    an average does, so vectors of lanes have it too.
     """
-    if images[n] < 0:
-        return zero * type(zero)(math.nan), -1
-    image, channel = np.uintp(images[n]), np.uintp(c)
-    origin = image * np.uintp(strides.image) + channel * np.uintp(strides.channel)
-    row_stride, column_stride = np.uintp(strides.row), np.uintp(strides.column)
-    rows, columns = bin_taps(y_samples, n, ph), bin_taps(x_samples, n, pw)
-    grid_y, grid_x = y_samples.grids[n], x_samples.grids[n]
-    best, number, found = zero, -1, False
+    if not found or value > best or (value != value and best == best):
+        return value, at
+    return best, number
+
+
+@overload(take, jit_options={"_nrt": False, "forceinline": True})
+def _take_scalars(best, number, value, at, found):
+    return take if isinstance(value, types.Float) else None
+
+
+@inlined
+def largest(
+    features, origin, row_stride, column_stride, rows, columns, first_y, first_x, grid_y, grid_x,
+    mode, zero,
+):  # fmt: skip
+    """Return the largest sample or corner of a bin, of the plane that starts at element `origin`.
+
+    And its number: samples count row by row, of a grid whose first inside the map is ``first_y``,
+    ``first_x``; corners four times that. It is -1 where no pixel gave the value: a sample outside
+    the map or a corner of weight 0 did, or there is none.
+    """
+    found = False
+    best, number = take(zero, -1, zero, -1, found)
     first_row, last_row = np.intp(rows.first), np.intp(rows.last)
     first_column, last_column = np.intp(columns.first), np.intp(columns.last)
     for i in range(first_row, last_row, 2):
-        y = y_samples.firsts[n, ph] + (i - first_row) // 2
+        line = (first_y + (i - first_row) // 2) * grid_x + first_x
         for j in range(first_column, last_column, 2):
-            at = y * grid_x + x_samples.firsts[n, pw] + (j - first_column) // 2
+            at = line + (j - first_column) // 2
             if mode == MAX:
                 value = sample(
                     features, origin, row_stride, column_stride, rows, i, columns, j, zero
                 )
-                if exceeds(value, best, found):
-                    best, number, found = value, at, True
+                best, number = take(best, number, value, at, found)
+                found = True
             else:
                 for k in range(4):
                     value, weight = corner(
                         features, origin, row_stride, column_stride,
                         rows, i + k // 2, columns, j + k % 2, zero,
                     )  # fmt: skip
-                    if exceeds(value, best, found):
-                        best, number, found = value, 4 * at + k if weight != 0 else -1, True
+                    corner_at = 4 * at + k if weight != 0 else -1
+                    best, number = take(best, number, value, corner_at, found)
+                    found = True
     inside = (last_row - first_row) // 2 * ((last_column - first_column) // 2)
-    if best < 0 and inside < grid_y * grid_x:
-        best, number = zero, -1
+    if inside < grid_y * grid_x:
+        best, number = take(best, number, zero, -1, found)
     return best, number
+
+
+@register_jitable
+def largest_at(features, strides, images, y_samples, x_samples, n, c, ph, pw, mode, zero):
+    """Return output ``[n, c, ph, pw]`` of a maximum and its number; NaN and -1 where invalid."""
+    if images[n] < 0:
+        return zero * type(zero)(math.nan), -1
+    image, channel = np.uintp(images[n]), np.uintp(c)
+    origin = image * np.uintp(strides.image) + channel * np.uintp(strides.channel)
+    row_stride, column_stride = np.uintp(strides.row), np.uintp(strides.column)
+    return largest(
+        features, origin, row_stride, column_stride,
+        bin_taps(y_samples, n, ph), bin_taps(x_samples, n, pw),
+        y_samples.firsts[n, ph], x_samples.firsts[n, pw], y_samples.grids[n], x_samples.grids[n],
+        mode, zero,
+    )  # fmt: skip
 
 
 @inlined

@@ -17,9 +17,10 @@ import operator
 from llvmlite import ir
 from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic, lower_builtin, models, overload, register_model
 
 from ._halves import CONVERSIONS, processor_features
+from ._kernels import take
 
 I32 = ir.IntType(32)
 # The bytes of a vector register, as far as Numba lets one know.
@@ -29,7 +30,7 @@ CONTRACT = ["contract"]
 
 
 class Lanes(types.Type):
-    """The type of a vector of floats."""
+    """The type of a vector of floats, or of int64."""
 
     def __init__(self, element, count):
         self.element, self.count = element, count
@@ -47,6 +48,8 @@ class View(types.Type):
 
 
 def _element(numba_type):
+    if isinstance(numba_type, types.Integer):
+        return ir.IntType(numba_type.bitwidth)
     return ir.DoubleType() if numba_type == types.float64 else ir.FloatType()
 
 
@@ -137,6 +140,7 @@ class _TypeStore(AbstractTemplate):
 
 @lower_builtin(operator.setitem, View, types.uintp, Lanes)
 @lower_builtin(operator.setitem, View, types.uintp, types.Float)
+@lower_builtin(operator.setitem, View, types.uintp, types.Integer)
 def _lower_store(context, builder, sig, args):
     view, _, value = sig.args[0], *args[1:]
     if view.count == 1:
@@ -199,6 +203,37 @@ class _TypeAdd(AbstractTemplate):
 @lower_builtin(operator.add, Lanes, Lanes)
 def _lower_add(context, builder, sig, args):
     return builder.fadd(*args, flags=CONTRACT)
+
+
+@intrinsic
+def _take(typing_context, best, number, value, at, found):
+    """As `_kernels.take`, lane by lane."""
+    numbers = Lanes(types.int64, value.count)
+
+    def codegen(context, builder, sig, args):
+        best, number, value, at, found = args
+        if sig.args[1] != numbers:
+            number = _splat(builder, number, value.type.count)
+        at = _splat(builder, at, value.type.count)
+        # One instruction that ignores a NaN in `best`, which then keeps its place.
+        larger = builder.select(builder.fcmp_ordered(">", best, value), best, value)
+        nan = builder.fcmp_unordered("uno", best, best)
+        larger = builder.select(nan, best, larger)
+        keeps = builder.or_(nan, builder.fcmp_ordered(">=", best, value))
+        numbered = builder.select(keeps, number, at)
+        pair = builder.select(found, larger, value), builder.select(found, numbered, at)
+        return context.make_tuple(builder, sig.return_type, pair)
+
+    result = types.Tuple((value, numbers))
+    at_type = number if number == numbers else types.int64
+    return result(best, at_type, value, types.int64, types.boolean), codegen
+
+
+@overload(take, jit_options={"_nrt": False, "forceinline": True})
+def _take_lanes(best, number, value, at, found):
+    if isinstance(value, Lanes):
+        return lambda best, number, value, at, found: _take(best, number, value, at, found)
+    return None
 
 
 def _transpose(builder, rows):

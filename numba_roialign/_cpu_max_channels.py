@@ -1,0 +1,139 @@
+"""The CPU schedule of a maximum with channels in the lanes, as `_cpu_channels` has of an average.
+
+Each RoI's own window is packed, some rows of bins at a time: as many as fit. A RoI of few samples
+that lie far apart, or so large that one row of bins does not fit, is pooled one output at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from . import _kernels, _taps
+from ._cpu_channels import SPARSE, own_columns, pack_rows
+from ._cpu_job import INLINED, sample_tables
+from ._cpu_max import argmax_strides, pool_bins
+from ._cpu_results import write
+from ._cpu_tables import pixel_span
+from ._cpu_tasks import chunk_of, next_task, part_of
+from ._lanes import view, zero_of
+
+largest = njit(**INLINED)(_kernels.largest)
+bin_taps = njit(**INLINED)(_taps.bin_taps)
+
+
+def scratch_size(bins, width, window, lanes):
+    """Return how many numbers of scratch a thread has: packed rows, and results."""
+    return (window + bins * width) * lanes
+
+
+@njit(**INLINED)
+def rows_of(job, y_samples, row, first_bin, last_bin):
+    """Return the rows of the map that some rows of bins read; samples may run down."""
+    low, high = pixel_span(y_samples, row, first_bin, last_bin)
+    if low == high:
+        return low, high
+    return max(low - 1, 0), min(high + 1, job.height)
+
+
+@njit(**INLINED)
+def fitting_bins(job, y_samples, row, first_bin, last_bin, columns):
+    """Return the end of the rows of bins from `first_bin` on whose rows of the map fit."""
+    end = first_bin
+    while end < last_bin:
+        low, high = rows_of(job, y_samples, row, first_bin, end + 1)
+        if (high - low) * columns > job.window:
+            break
+        end += 1
+    return end
+
+
+@njit(**INLINED)
+def pool_packed(job, y_samples, x_samples, row, first_bin, last_bin, window, cells, numbers):
+    """Pool rows of bins from packed rows of the map, into cells and their numbers."""
+    lanes = len(job.tag)
+    features, results = view(job.scratch, 0, job.tag), view(job.numbers, 0, job.tag)
+    zero = zero_of(features)
+    origin, row_stride, column_stride = np.uintp(window[0]), np.uintp(window[1]), np.uintp(lanes)
+    for ph in range(first_bin, last_bin):
+        rows = bin_taps(y_samples, row, ph)
+        for pw in range(job.output_width):
+            value, number = largest(
+                features, origin, row_stride, column_stride,
+                rows, bin_taps(x_samples, row, pw),
+                y_samples.firsts[row, ph], x_samples.firsts[row, pw],
+                y_samples.grids[row], x_samples.grids[row], job.mode, zero,
+            )  # fmt: skip
+            features[cells] = value
+            if job.keeps_argmax:
+                results[numbers] = number
+            cells += lanes
+            numbers += lanes
+
+
+@njit(**INLINED)
+def write_argmax(job, row, c, first_bin, last_bin, numbers):
+    """Write the numbers of rows of bins of a block of channels."""
+    strides, lanes, width = argmax_strides(job), len(job.tag), job.output_width
+    at = (job.start + row) * strides.image + c * strides.channel
+    for p in range((last_bin - first_bin) * width):
+        to = at + (first_bin + p // width) * strides.row + p % width * strides.column
+        for k in range(lanes):
+            job.argmax[to + k * strides.channel] = job.numbers[numbers + p * lanes + k]
+
+
+@njit(**INLINED)
+def pool_roi(job, y_samples, x_samples, row, c, share, base, numbers):
+    """Pool some rows of bins of a RoI in a block of channels; return the first not pooled."""
+    lanes = len(job.tag)
+    left, right = own_columns(job, row)
+    left, right = max(left - 1, 0), min(right + 1, job.width)
+    columns, cells = right - left, base + job.window * lanes
+    plane = job.table_images[row] * job.in_image + c * job.in_channel
+    out = (job.start + row) * job.out_image + c * job.out_channel
+    begin = share[0]
+    while begin < share[1]:
+        end = fitting_bins(job, y_samples, row, begin, share[1], columns)
+        if end == begin:
+            break
+        low, high = rows_of(job, y_samples, row, begin, end)
+        pack_rows(job, plane + low * job.in_row + left * job.in_column, columns, base, high - low)
+        window = base - (low * columns + left) * lanes, columns * lanes
+        pool_packed(job, y_samples, x_samples, row, begin, end, window, cells, numbers)
+        at = out + begin * job.out_row
+        write(job, cells, 0, at, end - begin, job.output_width)
+        if job.keeps_argmax:
+            write_argmax(job, row, c, begin, end, numbers)
+        begin = end
+    return begin
+
+
+@njit(**INLINED)
+def is_sparse(job, y_samples, x_samples, row):
+    """Say whether a RoI's taps are few of its window's pixels."""
+    y = y_samples.bounds[row, job.output_height] - y_samples.bounds[row, 0]
+    x = x_samples.bounds[row, job.output_width] - x_samples.bounds[row, 0]
+    span = 4 * row
+    rows, columns = (
+        job.spans[span + 1] - job.spans[span], job.spans[span + 3] - job.spans[span + 2]
+    )  # fmt: skip
+    return rows * columns > SPARSE * y * x
+
+
+def work(thread, job):
+    """Pool tasks until none is left."""
+    lanes = len(job.tag)
+    y_samples, x_samples = sample_tables(job)
+    base, numbers = thread * job.scratch_size, thread * job.numbers_size
+    while True:
+        block, piece, part = next_task(job)
+        if block < 0:
+            break
+        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
+        c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
+        for i in range(chunk[0], chunk[1]):
+            row, done = job.order[i], share[0]
+            if not is_sparse(job, y_samples, x_samples, row):
+                done = pool_roi(job, y_samples, x_samples, row, c, share, base, numbers)
+            if done < share[1]:
+                pool_bins(job, y_samples, x_samples, row, c, c + lanes, done, share[1])
