@@ -1,11 +1,14 @@
 """Time the package against its peers on this machine, from a checkout: ``python -m bench``.
 
+It times the pooling or, with --backward, the gradient of the features.
+
 Every implementation is first checked against a float64 reference, then timed in a process of its
 own, in turn with the others and with as many threads. Results go to bench/results: raw samples as
 JSON, tables as Markdown, plots as PNG.
 
     python -m bench --quick                     a few workloads, few rounds
     python -m bench --sweeps                    also how cost grows
+    python -m bench --backward --name backward  the gradient, beside the results of the pooling
     python -m bench --python mindspore=PYTHON   run a peer by the interpreter that has it
     python -m bench report bench/results/NAME.json --readme README.md
 """
@@ -40,6 +43,14 @@ def parse(argv):
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure (the default command)")
     run.add_argument("--quick", action="store_true", help="a few workloads, few rounds")
+    run.add_argument(
+        "--backward",
+        dest="operation",
+        action="store_const",
+        const="backward",
+        default="pool",
+        help="time the gradient of the features instead of the pooling",
+    )
     run.add_argument("--sweeps", action="store_true", help="also time how cost grows")
     run.add_argument("--threads", type=int, default=machine.usable_cores(), metavar="N")
     run.add_argument("--rounds", type=int, metavar="N")
@@ -95,7 +106,8 @@ def effort(arguments, standard):
 
 
 def measure_workloads(run, specs, workloads, arguments, save):
-    with Rig(specs, arguments.threads, effort(arguments, Effort())) as rig:
+    about = {"effort": effort(arguments, Effort()), "operation": arguments.operation}
+    with Rig(specs, arguments.threads, **about) as rig:
         run["implementations"] = rig.implementations
         for workload in (progress := tqdm(workloads, unit="workload")):
             progress.set_description(workload.name)
@@ -105,15 +117,16 @@ def measure_workloads(run, specs, workloads, arguments, save):
 
 def measure_sweeps(run, specs, arguments, save):
     present = [s for s in specs if "missing" not in run["implementations"][s.name]]
+    about = {"effort": effort(arguments, SWEEPS), "operation": arguments.operation}
     for sweep in sweeps(arguments.threads, arguments.quick):
         counts = sweep.threads or [arguments.threads] * len(sweep.values)
         points = []
         for count in sorted(set(counts)):
-            with Rig(present, count, effort(arguments, SWEEPS), first_use=False) as rig:
+            with Rig(present, count, first_use=False, **about) as rig:
                 group = [w for w, n in zip(sweep.workloads, counts, strict=True) if n == count]
                 points += [rig.measure(w) for w in tqdm(group, desc=f"{sweep.name}, {count}")]
-        about = {"axis": sweep.axis, "values": sweep.values, "points": points}
-        run.setdefault("sweeps", {})[sweep.name] = about
+        swept = {"axis": sweep.axis, "values": sweep.values, "points": points}
+        run.setdefault("sweeps", {})[sweep.name] = swept
         save()
 
 
@@ -126,6 +139,7 @@ def measure(arguments, error):
     run = {
         "name": arguments.name,
         "target": "cpu",
+        "operation": arguments.operation,
         "threads": arguments.threads,
         "quick": arguments.quick,
         "machine": machine.facts(),

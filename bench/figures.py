@@ -9,6 +9,11 @@ def seconds_of(workload, name):
     return median(result["seconds"]) if result.get("seconds") else None
 
 
+def operation(run):
+    """Return what was timed, in words; files from before there was a choice tell the pooling."""
+    return {"pool": "pooling", "backward": "gradient of features"}[run.get("operation", "pool")]
+
+
 def of_kind(run, *kinds):
     return [name for name, about in run["implementations"].items() if about["kind"] in kinds]
 

@@ -4,6 +4,8 @@ A bin is a weighted sum of rows and columns, so a box is two matrix products ove
 arithmetic is float32, as everywhere else in the benchmark.
 """
 
+import math
+
 import numpy as np
 
 
@@ -56,7 +58,7 @@ def roi_align(problem):
 
 
 def compulsory_bytes(problem):
-    """Return the bytes that no implementation can avoid: pixels that a sample reads, and output."""
+    """Return the bytes that no pooling can avoid: pixels that a sample reads, and the output."""
     images, channels, height, width = problem.features.shape
     read = np.zeros((images, height, width), bool)
     for image, x1, y1, x2, y2 in problem.rois.tolist():
@@ -65,3 +67,8 @@ def compulsory_bytes(problem):
         read[int(image), rows[:, None], columns] = True
     outputs = len(problem.rois) * problem.bins**2
     return int((read.sum() + outputs) * channels * problem.features.itemsize)
+
+
+def gradient_bytes(problem):
+    """Return the bytes that no gradient can avoid: the one given read, the map's written whole."""
+    return problem.features.nbytes + math.prod(problem.pooled_shape) * problem.features.itemsize

@@ -62,7 +62,8 @@ def draw_times(run):
         ]
         look = style(run, name) | {"linestyle": "", "markersize": 5, "elinewidth": 1}
         left.errorbar([m * 1e3 for m in medians], rows, xerr=spread, **look)
-    left.set(xscale="log", xlabel="ms per call (median, fastest and slowest round)")
+    left.set_xlabel(f"{figures.operation(run)}, ms per call (median, fastest and slowest round)")
+    left.set_xscale("log")
     left.set_yticks(range(len(workloads)), workloads)
     left.invert_yaxis()
     left.grid(alpha=0.3)
@@ -100,7 +101,8 @@ def draw_sweeps(run):
                 if seconds
             ]
             (handles[name],) = panel.plot(*zip(*points, strict=True), **style(run, name))
-        panel.set(xscale="log", yscale="log", xlabel=sweep["axis"], ylabel="ms per call")
+        panel.set(xscale="log", yscale="log", xlabel=sweep["axis"])
+        panel.set_ylabel(f"{figures.operation(run)}, ms per call")
         panel.set_xticks(sweep["values"], minor=False)
         panel.xaxis.set_minor_locator(NullLocator())
         plain_numbers(panel.xaxis)

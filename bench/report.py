@@ -98,9 +98,9 @@ def summary(run):
         worst = min(ratios, key=ratios.get)
         losses = sum(value < 1 for value in ratios.values())
         text = (
-            f"Against the fastest peer of each of {len(ratios)} workloads: geometric mean "
-            f"{times(figures.mean_ratio(run))}, least {times(ratios[worst])} (`{worst}`), "
-            f"losses {losses}."
+            f"{figures.operation(run).capitalize()}, against the fastest peer of each of "
+            f"{len(ratios)} workloads: geometric mean {times(figures.mean_ratio(run))}, "
+            f"least {times(ratios[worst])} (`{worst}`), losses {losses}."
         )
     absent = missing(run)
     return text + (f" Not timed: {'; '.join(absent)}.\n" if absent else "\n")
@@ -233,7 +233,8 @@ def full(run, pictures=()):
     ]
     if left_out := skipped(run):
         sections.append(("Left out", left_out))
-    text = [f"# Benchmark: {run['name']}\n", summary(run), circumstances(run)]
+    title = f"# Benchmark: {run['name']}, {figures.operation(run)}\n"
+    text = [title, summary(run), circumstances(run)]
     text += [f"![{picture.stem}]({picture.name})\n" for picture in pictures]
     text += [f"## {title}\n\n{body}" for title, body in sections]
     return "\n".join(text)

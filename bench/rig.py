@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from . import truth
-from .plain_numpy import compulsory_bytes
+from .operations import OPERATIONS
 from .remote import ROOT, Failed, Remote, environment
 from .workloads import FIRST_USE
 
@@ -52,8 +52,9 @@ class Rig:
     `implementations` tells of each how it started, or why it is missing.
     """
 
-    def __init__(self, specs, threads, effort=None, first_use=True):
+    def __init__(self, specs, threads, effort=None, first_use=True, operation="pool"):
         self.specs = {spec.name: spec for spec in specs}
+        self.operation = operation
         self.threads, self.effort, self.first_use = threads, effort or Effort(), first_use
         self.implementations, self.remotes = {}, {}
 
@@ -83,6 +84,8 @@ class Rig:
             about["first_seconds"] = self.first_call(remote)
         except Failed as failure:
             about["missing"] = str(failure)
+            if spec.name in self.remotes:  # it started, but its first call failed
+                self.remotes.pop(spec.name).close()
         return about
 
     def remote(self, spec, extra_environment=None):
@@ -102,20 +105,28 @@ class Rig:
         np.save(paths["rois"], problem.rois)
         arguments = problem._asdict()
         del arguments["features"], arguments["rois"]
-        return paths | {"arguments": arguments, "rows": rows, "channels": channels}
+        return paths | {
+            "operation": self.operation,
+            "arguments": arguments,
+            "rows": rows,
+            "channels": channels,
+        }
 
     def measure(self, workload):
         """Check every implementation on a workload and time those that are right."""
-        problem = workload.build()
-        rows, channels = truth.subset(problem)
+        operation, problem = OPERATIONS[self.operation], workload.build()
+        rows, channels = operation.subset(problem)
         arguments = self.written(problem, rows, channels)
-        expected = truth.truth(problem, rows, channels)
-        shape = [len(problem.rois), problem.features.shape[1], problem.bins, problem.bins]
+        expected = operation.truth(problem, rows, channels)
+        shape = list(operation.shape(problem))
         results = {
             name: self.checked(name, arguments, expected, shape) for name in self.implementations
         }
         self.time_in_turn([name for name, result in results.items() if "error" in result], results)
-        about = {"compulsory_bytes": compulsory_bytes(problem), "checked_boxes": len(rows)}
+        about = {
+            "compulsory_bytes": operation.compulsory_bytes(problem),
+            "checked_rows": len(rows),
+        }
         return workload.describe() | about | {"results": results}
 
     def checked(self, name, arguments, expected, shape):
@@ -133,7 +144,7 @@ class Rig:
         if result.pop("shape") != shape:
             return {"skipped": "wrong: shape", "wrong": True}
         error = truth.largest_error(np.load(arguments["result"]), expected)
-        if not error <= spec.tolerance:
+        if not error <= OPERATIONS[self.operation].allowed(expected, spec.rounding):
             return {"skipped": f"wrong: error {error:.1e}", "wrong": True}
         return {"error": error, "seconds": [], **result}
 

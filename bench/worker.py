@@ -30,22 +30,26 @@ class Server:
             "versions": self.implementation.versions(),
         }
 
-    def prepare(self, features, rois, arguments, rows, channels, result):
+    def prepare(self, operation, features, rois, arguments, rows, channels, result):
         """Load a workload, call once, and save the part of the result that will be checked."""
+        prepare = {
+            "pool": self.implementation.prepare,
+            "backward": self.implementation.prepare_backward,
+        }[operation]
         self.call = None
         gc.collect()
         problem = Problem(np.load(features), np.load(rois), **arguments)
         start = perf_counter()
-        self.call = self.implementation.prepare(problem)
+        self.call = prepare(problem)
         prepared = perf_counter() - start
         before = memory.reset_peak()
         start = perf_counter()
-        pooled = self.call()
+        returned = self.call()
         first = perf_counter() - start
-        pooled = self.implementation.array(pooled)
-        np.save(result, pooled[rows][:, channels])
-        shape = list(pooled.shape)
-        del pooled
+        returned = self.implementation.array(returned)
+        np.save(result, returned[rows][:, channels])
+        shape = list(returned.shape)
+        del returned
         probe = self.implementation.seconds(self.call, 1)
         if probe < 0.01:  # the second call is often slower than the rest
             probe = self.implementation.seconds(self.call, 5)

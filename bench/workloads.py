@@ -19,6 +19,14 @@ class Problem(NamedTuple):
     sampling: int  # samples per bin and axis; 0 is adaptive
     aligned: bool
 
+    @property
+    def pooled_shape(self):
+        return len(self.rois), self.features.shape[1], self.bins, self.bins
+
+    def gradient(self):
+        """Return a gradient of the pooled features; the same whenever and wherever it is called."""
+        return np.random.default_rng(0).standard_normal(self.pooled_shape, dtype=np.float32)
+
 
 @dataclass(frozen=True)
 class Workload:

@@ -11,7 +11,8 @@ pytest.importorskip("matplotlib")
 
 from bench import __main__ as program
 from bench import figures, plain_numpy, report, rig, truth
-from bench.implementations import SPECS, Implementation, PlainNumpy, Spec, Unsupported
+from bench.implementations import SPECS, Implementation, Ours, PlainNumpy, Spec, Unsupported
+from bench.operations import OPERATIONS
 from bench.workloads import WORKLOADS, Sweep, Workload, sweeps
 
 from . import reference
@@ -47,6 +48,13 @@ class Choosy(PlainNumpy):
         return super().prepare(problem)
 
 
+class WrongGradient(Ours):
+    """Misplaces every sample by half a pixel, and only in the gradient."""
+
+    def prepare_backward(self, problem):
+        return super().prepare_backward(problem._replace(aligned=not problem.aligned))
+
+
 class Absent(Implementation):
     def __init__(self, threads):
         import no_such_library  # noqa: F401
@@ -60,22 +68,34 @@ def named(*names):
     return [spec for spec in SPECS if spec.name in names]
 
 
-@pytest.fixture(scope="module")
-def run():
-    """A whole run in small: us, NumPy, and adapters that fail in every way."""
-    specs = named("numba_roialign", "numpy")
-    specs += map(local, ("Wrong", "Dying", "Choosy", "Absent"))
-    with rig.Rig(specs, 1, HASTY, first_use=False) as workers:
+def measured(specs, operation):
+    """Return a whole run in small."""
+    with rig.Rig(specs, 1, HASTY, first_use=False, operation=operation) as workers:
         workloads = {w.name: workers.measure(w) for w in (TINY, ADAPTIVE)}
         machine = {"cpu": "a CPU", "cores": 2, "system": "a system", "python": "3"}
         return {
             "name": "test",
+            "operation": operation,
             "threads": 1,
             "machine": machine | {"date": "today", "revision": None},
             "copy_rate": 10.0,
             "implementations": workers.implementations,
             "workloads": workloads,
         }
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Pooling by us, NumPy, and adapters that fail in every way."""
+    failing = map(local, ("Wrong", "Dying", "Choosy", "Absent"))
+    return measured([*named("numba_roialign", "numpy"), *failing], "pool")
+
+
+@pytest.fixture(scope="module")
+def backward_run():
+    """The gradient by us and our variants, by one that is wrong and by one that has none."""
+    ours = [spec for spec in SPECS if spec.kind in ("ours", "variant")]
+    return measured([*ours, *named("numpy"), local("WrongGradient")], "backward")
 
 
 def test_our_results_are_checked_and_timed(run):
@@ -118,6 +138,56 @@ def test_plain_numpy_pools_as_the_reference(workload):
     size = (problem.bins, problem.bins)
     expected = reference.roi_align(*problem[:2], size, *problem[3:])
     np.testing.assert_allclose(plain_numpy.roi_align(problem), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("workload", [TINY, ADAPTIVE], ids=lambda workload: workload.name)
+def test_the_truth_of_the_gradient_is_the_reference(workload):
+    problem = workload.build()
+    images, channels = truth.gradient_subset(problem)
+    assert images == list(range(workload.shape[0]))
+    expected = reference.pool_boxes_backward(
+        problem.gradient(),
+        problem.rois,
+        problem.features.shape,
+        problem.scale,
+        problem.sampling,
+        reference.ALIGNED if problem.aligned else reference.LEGACY,
+    )
+    result = truth.gradient_truth(problem, images, channels)
+    np.testing.assert_allclose(result, expected[:, channels], rtol=0, atol=1e-12)
+
+
+def test_our_gradients_are_checked_and_timed(backward_run):
+    for workload in backward_run["workloads"].values():
+        for name, about in backward_run["implementations"].items():
+            if about["kind"] in ("ours", "variant"):
+                result = workload["results"][name]
+                assert result["error"] < (1e-2 if name.endswith("float16") else 1e-5)
+                assert len(result["seconds"]) == 3
+
+
+def test_a_wrong_gradient_is_refused_and_none_is_named(backward_run):
+    for workload in backward_run["workloads"].values():
+        assert workload["results"]["wronggradient"]["wrong"]
+    assert backward_run["implementations"]["numpy"]["missing"] == "it has no gradient"
+
+
+def test_the_gradient_is_the_same_every_time():
+    problem = TINY.build()
+    assert problem.gradient().shape == problem.pooled_shape == (5, 3, 3, 3)
+    assert problem.gradient().dtype == np.float32
+    np.testing.assert_array_equal(problem.gradient(), TINY.build().gradient())
+
+
+def test_zeros_are_no_gradient_and_a_narrow_dtype_may_err_by_its_rounding():
+    backward = OPERATIONS["backward"]
+    assert backward.allowed(np.array([-1e-3, 0]), 0.0) == pytest.approx(1e-5)
+    assert backward.allowed(np.array([-20.0, 0]), 0.0) == pytest.approx(1e-2)
+    assert backward.allowed(np.array([-20.0, 0]), 2e-3) == pytest.approx(5e-2)
+
+
+def test_the_gradient_is_read_once_and_the_map_written_once():
+    assert plain_numpy.gradient_bytes(TINY.build()) == (5 * 3 * 3 * 3 + 2 * 3 * 9 * 11) * 4
 
 
 def test_compulsory_bytes_counts_pixels_once():
@@ -180,6 +250,15 @@ def test_ratios_are_to_the_fastest_peer_and_losses_show():
     assert figures.rate(run["workloads"]["first"], "numba_roialign") == 2
     assert "**0.500x**" in report.times(figures.ratios(run)["second"])
     assert "losses 1" in report.summary(run)
+
+
+def test_the_report_says_what_was_timed(backward_run, tmp_path):
+    old = invented(numba_roialign=[1, 4], a=[8, 3])
+    assert report.summary(old).startswith("Pooling, against")  # a file without the key
+    assert report.summary(old | {"operation": "backward"}).startswith("Gradient of features, ag")
+    report.write(backward_run, tmp_path / "test.json")
+    title, *_ = (tmp_path / "test.md").read_text().split("\n")
+    assert title == "# Benchmark: test, gradient of features"
 
 
 def test_without_a_peer_there_is_no_ratio():
@@ -252,6 +331,18 @@ def test_sweeps_are_measured_at_each_thread_count(monkeypatch):
     program.measure_sweeps(run, named("numpy", "paddle"), arguments, lambda: None)
     points = run["sweeps"]["threads"]["points"]
     assert [len(point["results"]["numpy"]["seconds"]) for point in points] == [2, 2]
+
+
+def test_sweeps_are_measured_of_the_gradient(monkeypatch):
+    sweep = Sweep("rois", "boxes", [5], [TINY])
+    monkeypatch.setattr(program, "sweeps", lambda *_: [sweep])
+    run = {"implementations": {"numba_roialign": {}}}
+    _, arguments = program.parse(["--backward", "--rounds", "2", "--threads", "1"])
+    assert arguments.operation == "backward"
+    program.measure_sweeps(run, named("numba_roialign"), arguments, lambda: None)
+    (point,) = run["sweeps"]["rois"]["points"]
+    assert point["compulsory_bytes"] == plain_numpy.gradient_bytes(TINY.build())
+    assert len(point["results"]["numba_roialign"]["seconds"]) == 2
 
 
 def test_workloads_are_chosen_by_pattern(capsys):
