@@ -9,7 +9,8 @@ from pathlib import Path
 
 from . import figures, plots
 
-BLOCK = re.compile(r"(<!-- bench:start -->\n).*?(<!-- bench:end -->)", re.DOTALL)
+# Where a README shows a run of each operation: between NAME:start and NAME:end.
+MARKERS = {"pool": "bench", "backward": "bench-backward"}
 
 
 def table(header, rows):
@@ -241,20 +242,24 @@ def full(run, pictures=()):
 
 
 def excerpt(run, pictures=(), folder="."):
-    """Return what a README shows."""
-    text = [summary(run), main_table(run), "All medians in ms:\n", time_table(run)]
-    text += ["A process's first use:\n", first_use_table(run), circumstances(run)]
+    """Return what a README shows; of a gradient, the ratios alone."""
+    text = [summary(run), main_table(run)]
+    if run.get("operation", "pool") == "pool":
+        text += ["All medians in ms:\n", time_table(run)]
+        text += ["A process's first use:\n", first_use_table(run)]
+    text.append(circumstances(run))
     for picture in pictures:
         path = Path(os.path.relpath(picture, folder)).as_posix()
         text.append(f"![{picture.stem}]({path})\n")
     return "\n".join(text)
 
 
-def replace_block(text, block):
-    """Return a text with what is between its two marker comments replaced."""
-    if not BLOCK.search(text):
-        raise SystemExit("no <!-- bench:start --> and <!-- bench:end --> in the README")
-    return BLOCK.sub(lambda found: f"{found[1]}\n{block}\n{found[2]}", text, count=1)
+def replace_block(text, name, block):
+    """Return a text with what is between the two marker comments of a name replaced."""
+    marked = re.compile(rf"(<!-- {name}:start -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+    if not marked.search(text):
+        raise SystemExit(f"no <!-- {name}:start --> and <!-- {name}:end --> in the README")
+    return marked.sub(lambda found: f"{found[1]}\n{block}\n{found[2]}", text, count=1)
 
 
 def write(run, path, readme=None):
@@ -264,4 +269,5 @@ def write(run, path, readme=None):
     if readme is not None:
         block = excerpt(run, pictures, readme.resolve().parent)
         old = readme.read_text(encoding="utf-8")
-        readme.write_text(replace_block(old, block), encoding="utf-8")
+        name = MARKERS[run.get("operation", "pool")]
+        readme.write_text(replace_block(old, name, block), encoding="utf-8")

@@ -115,7 +115,8 @@ def pool_backward(
         # Batches add up in the result, which then must be as exact as the sums.
         target = target if wide else np.empty(out.shape, np.float32)
         plan = plan_for(target, dtype if wide else "float32", batched=True)
-    invalid, _ = run(Gradient, plan, source, rois, target, validate is not False, argmax)
+    small = len(rois) * plan.most_taps * plan.channels + out.size < _cpu_call.SERIAL_WORK
+    invalid, _ = run(Gradient, plan, source, rois, target, validate is not False, argmax, small)
     if invalid is not None:
         return invalid
     if target.dtype != out.dtype and target.dtype == np.float32:

@@ -269,7 +269,9 @@ def gradient_plan(
         narrow = sampling.width <= _cpu_channels.WINDOW
         most = min(most_lanes, GRADIENT_LANE_BYTES // number_bytes) if narrow else 1
         lanes = fitting_lanes(channels, most)
-        if batched:
+        if channels < FEW_CHANNELS and most >= FEW_CHANNELS:
+            lanes = 1 << (channels - 1).bit_length()  # with some to spare
+        elif batched:
             lanes = math.gcd(lanes, channels)
         rows = min(sampling.height, _cpu_gradient.band_rows(sampling.width, lanes))
         scratch_size = _cpu_gradient.scratch_size(rows, sampling.width, width, lanes)

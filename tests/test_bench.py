@@ -307,7 +307,14 @@ def test_the_report_follows_from_the_json_alone(run, tmp_path, monkeypatch, caps
 
 def test_a_readme_without_markers_is_refused():
     with pytest.raises(SystemExit, match="bench:start"):
-        report.replace_block("no place for it", "table")
+        report.replace_block("no place for it", "bench", "table")
+
+
+def test_a_gradient_has_a_place_of_its_own_in_the_readme():
+    marked = MARKED + MARKED.replace("bench:", "bench-backward:")
+    changed = report.replace_block(marked, report.MARKERS["backward"], "table")
+    assert changed.startswith(MARKED)
+    assert "<!-- bench-backward:start -->\n\ntable\n<!-- bench-backward:end -->" in changed
 
 
 def test_no_path_of_the_machine_is_in_the_json(run):
