@@ -221,10 +221,10 @@ def roi_align_backward(
     --------
     >>> import numpy as np
     >>> from numba_roialign import roi_align_backward
-    >>> rois = np.array([[0, 0, 0, 4, 4]], np.float32)
+    >>> rois = np.array([[0, 0, 0, 2, 2]], np.float32)
     >>> roi_align_backward(np.ones((1, 1, 1, 1), np.float32), rois, (1, 1, 2, 2), aligned=True)
-    array([[[[0.140625, 0.140625],
-             [0.140625, 0.140625]]]], dtype=float32)
+    array([[[[0.25, 0.25],
+             [0.25, 0.25]]]], dtype=float32)
     """
     return _operator.roi_align_backward(
         grad_output,
@@ -290,8 +290,8 @@ def roi_align_box_backward(
     >>> import numpy as np
     >>> from numba_roialign import roi_align_box_backward
     >>> features = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)  # 4 * y + x
-    >>> rois = np.array([[0, 1.1, 1.3, 2.1, 2.3]], np.float32)
-    >>> roi_align_box_backward(np.ones((1, 1, 1, 1), np.float32), features, rois)
+    >>> rois = np.array([[0, 0.5, 0.25, 2.5, 3.0]], np.float32)
+    >>> roi_align_box_backward(np.ones((1, 1, 1, 1), np.float32), features, rois).round(3)
     array([[0. , 0.5, 2. , 0.5, 2. ]], dtype=float32)
     """
     return _operator.roi_align_box_backward(

@@ -155,7 +155,7 @@ class ROIAlignGrad(_Configured):
     --------
     >>> import numpy as np
     >>> from numba_roialign import ROIAlignGrad
-    >>> rois = np.array([[0, 0, 0, 1, 1]], np.float32)
+    >>> rois = np.array([[0, -0.5, -0.5, 0.5, 0.5]], np.float32)
     >>> ROIAlignGrad((1, 1, 2, 2), 1, 1, 1.0)(np.ones((1, 1, 1, 1), np.float32), rois)
     array([[[[0.25, 0.25],
              [0.25, 0.25]]]], dtype=float32)

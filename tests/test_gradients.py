@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -112,23 +112,10 @@ def forward_and_backward(target, mode, layout, features, grad, rois, *arguments,
     return pooled, spread
 
 
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("mode", MODES)
-@given(
-    name=st.sampled_from(sorted(CONVENTIONS)),
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 9), st.integers(1, 9)),
-    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    sampling=st.tuples(st.integers(-1, 3), st.integers(-1, 3)),
-    count=st.integers(1, 8),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_the_adjoint_identity(target, mode, layout, name, shape, size, sampling, count, seed):
+def assert_adjoint(target, mode, layout, name, shape, size, sampling, count, seed):
     """<roi_align(F), G> is <F, backward(G)>: a maximum too is linear where its winners are."""
     if target.small:
-        shape, count = (
-            (min(shape[0], 2), min(shape[1], 2), *np.minimum(shape[2:], 4)),
-            min(count, 2),
-        )
+        shape, count = (*np.minimum(shape, [2, 2, 4, 4]).tolist(),), min(count, 2)
     rng = np.random.default_rng(seed)
     features = random_features(rng, shape, np.float64)
     rois = random_rois(rng, count, shape, 0.5)
@@ -138,6 +125,34 @@ def test_the_adjoint_identity(target, mode, layout, name, shape, size, sampling,
     )
     one, other = (pooled * grad).sum(), (features * spread).sum()
     assert_allclose(one, other, atol=1e-11 * (1 + np.abs(pooled * grad).sum()))
+
+
+each_mode = pytest.mark.parametrize("mode", MODES)
+each_layout = pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+any_call = given(
+    name=st.sampled_from(sorted(CONVENTIONS)),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    sampling=st.tuples(st.integers(-1, 3), st.integers(-1, 3)),
+    count=st.integers(1, 8),
+    seed=st.integers(0, 2**32 - 1),
+)
+
+
+@each_layout
+@each_mode
+@any_call
+def test_the_adjoint_identity(target, mode, layout, **call):
+    assert_adjoint(target, mode, layout, **call)
+
+
+@pytest.mark.fuzz
+@settings(settings.get_profile("fuzz"))
+@each_layout
+@each_mode
+@any_call
+def test_fuzz_the_adjoint_identity(target, mode, layout, **call):
+    assert_adjoint(target, mode, layout, **call)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -82,23 +82,29 @@ def arguments_of(kernel, feature, width):
 
 
 def compile_ptx(kernel, dtype, capability, monkeypatch):
-    from numba import cuda
-    from numba.cuda import dispatcher, types
+    from numba.cuda import types
 
     from numba_roialign import _cuda_kernels
+
+    width = types.float64 if dtype == "float64" else types.float32
+    function = getattr(_cuda_kernels, kernel).py_func
+    known, strides = arguments_of(kernel, getattr(types, dtype), width)
+    names = inspect.signature(function).parameters
+    arguments = [strides if "strides" in name else known[name] for name in names]
+    return ptx_of(function, arguments, capability, monkeypatch)
+
+
+def ptx_of(function, arguments, capability, monkeypatch):
+    from numba import cuda
+    from numba.cuda import dispatcher, types
 
     class Device:
         compute_capability = capability
 
     # Device functions are compiled for "the current device", which a machine without one lacks.
     monkeypatch.setattr(dispatcher, "get_current_device", lambda: Device)
-    width = types.float64 if dtype == "float64" else types.float32
-    function = getattr(_cuda_kernels, kernel).py_func
-    known, strides = arguments_of(kernel, getattr(types, dtype), width)
-    names = inspect.signature(function).parameters
-    signature = types.void(*(strides if "strides" in name else known[name] for name in names))
     ptx, _ = cuda.compile(
-        function, signature, cc=capability, device=False, abi="numba", output="ptx"
+        function, types.void(*arguments), cc=capability, device=False, abi="numba", output="ptx"
     )
     return ptx
 
@@ -121,3 +127,15 @@ def test_kernels_compute_in_their_own_type(kernel, dtype, capability, monkeypatc
         assert doubles
     else:
         assert not doubles
+
+
+def test_a_kernel_of_the_user_computes_in_its_own_type(monkeypatch):
+    from numba.cuda import types
+
+    from .test_scalar import masks_of
+
+    f32, arrays = types.float32, [types.Array(types.float32, axes, "C") for axes in (4, 2)]
+    arguments = [*arrays, f32, f32, types.Array(types.boolean, 3, "C")]
+    ptx = ptx_of(masks_of.py_func, arguments, (8, 0), monkeypatch)
+    assert ".entry" in ptx
+    assert not re.findall(r"\S+\.f64\S*", ptx)

@@ -1,5 +1,6 @@
 """The operator of PyTorch: gradients, tracing, and what it does with tensors of every kind."""
 
+import doctest
 import importlib
 import os
 import subprocess
@@ -198,6 +199,12 @@ def test_no_boxes_have_gradients_too(rng):
     roi_align(features, none, 2).sum().backward()
     assert (features.grad == 0).all()
     assert none.grad.shape == (0, 5)
+
+
+def test_examples():
+    failed, attempted = doctest.testmod(importlib.import_module("numba_roialign.torch"))
+    assert attempted
+    assert not failed
 
 
 def test_the_package_does_not_import_torch():
