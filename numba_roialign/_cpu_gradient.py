@@ -20,7 +20,7 @@ from numba import njit
 
 from . import _kernels, _taps
 from ._cpu_channels import clipped, pack_rows
-from ._cpu_job import INLINED, axis_tables, strides_in, strides_out, turned_tables
+from ._cpu_job import CONTRACTED, INLINED, axis_tables, strides_in, strides_out, turned_tables
 from ._cpu_results import write
 from ._cpu_tables import spreads
 from ._cpu_tasks import chunk_of, next_task, part_of
@@ -47,7 +47,7 @@ def scratch_size(rows, width, output_width, lanes):
     return (rows * width + max(CELLS, output_width) + CELLS) * lanes
 
 
-@njit(**INLINED)
+@njit(**CONTRACTED)
 def start_band(job, plane, band, low, high):
     """Set a band to what earlier batches gave, or to zero."""
     lanes, width = len(job.tag), job.width
@@ -63,7 +63,7 @@ def start_band(job, plane, band, low, high):
                 one[band + p * lanes + k] = out[o + k * job.out_channel]
 
 
-@njit(**INLINED)
+@njit(**CONTRACTED)
 def pack_bins(job, origin, to, rows):
     """Copy rows of bins of a block of channels to scratch, the channels of each side by side."""
     lanes, width = len(job.tag), job.output_width
@@ -83,7 +83,7 @@ def pack_bins(job, origin, to, rows):
             to += lanes
 
 
-@njit(**INLINED)
+@njit(**CONTRACTED)
 def write_band(job, band, plane, low, high):
     """Write a band of rows to the result."""
     lanes = len(job.tag)
@@ -101,15 +101,14 @@ def write_band(job, band, plane, low, high):
 
 
 @njit(**INLINED)
-def reaching_bins(y_bins, row, first, last):
-    """Return the first row of bins, and the end, that tap pixels ``first:last`` of the span."""
-    low, high = 1 << 60, 0
-    for u in range(first, last):
-        begin, end = y_bins.bounds[row, u], y_bins.bounds[row, u + 1]
-        if begin < end:
-            low = min(low, np.intp(y_bins.pixels[begin]))
-            high = max(high, np.intp(y_bins.pixels[end - 1]) + 1)
-    return low, high
+def reaching_bins(job, y_taps, row, low, high):
+    """Return the first row of bins that taps rows ``low:high`` of the map, and the end."""
+    first, end = job.output_height, 0
+    for ph in range(job.output_height):
+        taps = clipped(bin_taps(y_taps, row, ph), low, high)
+        if taps.first < taps.last:
+            first, end = min(first, ph), ph + 1
+    return first, end
 
 
 @njit(**INLINED)
@@ -145,18 +144,35 @@ def gather(job, y_bins, row, rows, first_bin, last_bin, top, cell, lines, count)
 
 
 @njit(**INLINED)
-def scatter_roi(job, y_taps, x_taps, row, plane, band, low, high, bins):
-    """Add a RoI's gradient to a band bin by bin, each to the cells that it taps."""
+def add_by_lines(job, turned, row, begin, count, bins, band, low, high):
+    """Add `count` rows of bins to a band, rows ``low:high`` of the map, by lines."""
     lanes, width = len(job.tag), job.output_width
+    span = 4 * row
+    top, bottom, left, right = (
+        job.spans[span], job.spans[span + 1], job.spans[span + 2], job.spans[span + 3]
+    )  # fmt: skip
+    y_bins, x_bins = turned
+    rows = max(top, low) - top, min(bottom, high) - top
+    lines, most = bins + max(CELLS, width) * lanes, max(1, CELLS // count)
+    for u in range(0, right - left, most):
+        end = min(u + most, right - left)
+        spread(job, x_bins, row, bins, count, (u, end), lines)
+        cell = band + (left + u - low * job.width) * lanes
+        gather(job, y_bins, row, rows, begin, begin + count, top, cell, lines, end - u)
+
+
+@njit(**INLINED)
+def add_by_bins(job, taps, row, begin, count, bins, band, low, high):
+    """Add `count` rows of bins to a band, each bin to the cells that it taps."""
+    lanes = len(job.tag)
     numbers = view(job.scratch, 0, job.tag)
-    for ph in range(job.output_height):
+    y_taps, x_taps = taps
+    for ph in range(begin, begin + count):
         rows = clipped(bin_taps(y_taps, row, ph), low, high)
-        if rows.first == rows.last:
-            continue
-        pack_bins(job, plane + ph * job.in_row, bins, 1)
-        for pw in range(width):
+        for pw in range(job.output_width):
             columns = bin_taps(x_taps, row, pw)
-            gradient = numbers[bins + pw * lanes]
+            gradient = numbers[bins]
+            bins += lanes
             for i in range(rows.first, rows.last):
                 line = band + (np.intp(rows.pixels[i]) - low) * job.width * lanes
                 share = rows.weights[i] * gradient
@@ -165,39 +181,27 @@ def scatter_roi(job, y_taps, x_taps, row, plane, band, low, high, bins):
                     numbers[cell] = numbers[cell] + columns.weights[j] * share
 
 
-@njit(**INLINED)
-def spread_roi(job, y_bins, x_bins, row, plane, band, low, high, bins):
-    """Add a RoI's gradient to a band by lines."""
-    lanes, width = len(job.tag), job.output_width
-    span = 4 * row
-    top, bottom, left, right = (
-        job.spans[span], job.spans[span + 1], job.spans[span + 2], job.spans[span + 3]
-    )  # fmt: skip
-    rows = max(top, low) - top, min(bottom, high) - top
-    first, last = reaching_bins(y_bins, row, rows[0], rows[1])
+@njit(**CONTRACTED)
+def add_roi(job, taps, turned, row, grad, band, low, high):
+    """Add a RoI's gradient to a band; `grad` is its first element in the block of channels."""
+    width = job.output_width
+    bins = band + job.band_rows * job.width * len(job.tag)
+    first, last = reaching_bins(job, taps[0], row, low, high)
     group = max(1, CELLS // width)
-    lines = bins + max(CELLS, width) * lanes
     for begin in range(first, last, group):
         count = min(group, last - begin)
-        pack_bins(job, plane + begin * job.in_row, bins, count)
-        most = max(1, CELLS // count)
-        for u in range(0, right - left, most):
-            columns = u, min(u + most, right - left)
-            spread(job, x_bins, row, bins, count, columns, lines)
-            cell = band + (left + u - low * job.width) * lanes
-            gather(
-                job, y_bins, row, rows, begin, begin + count, top, cell, lines,
-                columns[1] - columns[0],
-            )  # fmt: skip
+        pack_bins(job, grad + begin * job.in_row, bins, count)
+        if spreads(job, taps[1], row):
+            add_by_lines(job, turned, row, begin, count, bins, band, low, high)
+        else:
+            add_by_bins(job, taps, row, begin, count, bins, band, low, high)
 
 
 def work(thread, job):
     """Compute tasks until none is left."""
     lanes = len(job.tag)
-    y_taps, x_taps = axis_tables(job)
-    y_bins, x_bins = turned_tables(job)
+    taps, turned = axis_tables(job), turned_tables(job)
     band = thread * job.scratch_size
-    bins = band + job.band_rows * job.width * lanes
     while True:
         block, image, part = next_task(job)
         if block < 0:
@@ -210,11 +214,7 @@ def work(thread, job):
             row = job.order[i]
             if job.spans[4 * row] >= high:
                 break  # they stand in the order of their first rows
-            if job.spans[4 * row + 1] <= low:
-                continue
-            grad = (job.start + row) * job.in_image + c * job.in_channel
-            if spreads(job, x_taps, row):
-                spread_roi(job, y_bins, x_bins, row, grad, band, low, high, bins)
-            else:
-                scatter_roi(job, y_taps, x_taps, row, grad, band, low, high, bins)
+            if job.spans[4 * row + 1] > low:
+                grad = (job.start + row) * job.in_image + c * job.in_channel
+                add_roi(job, taps, turned, row, grad, band, low, high)
         write_band(job, band, plane, low, high)
