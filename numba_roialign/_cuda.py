@@ -50,8 +50,9 @@ class Tables:
                 (sampling.output_width, sampling.width, sampling.samples_x),
             ]
         ]
+        copies = 1 + turned  # of the slots: as they are, and turned round
         row_bytes = sum(
-            (4 + number.itemsize) * slots + 8 * (length if turned else bins)
+            copies * (4 + number.itemsize) * slots + 16 * bins + turned * (8 * length + 4 * slots)
             for bins, length, slots in axes
         )
         self.rows = max(1, min(rois.shape[0], BATCH_BYTES // max(1, row_bytes), most))

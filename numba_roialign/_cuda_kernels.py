@@ -19,6 +19,13 @@ won_at = cuda.jit(device=True)(_kernels.won_at)
 element_at = cuda.jit(device=True)(_kernels.element_at)
 
 
+@cuda.jit(device=True)
+def index_of(element, channels, height, width):
+    """Return where the `element`-th of an array of four axes lies: neighbours share all but x."""
+    plane, pixel = element // (height * width), element % (height * width)
+    return plane // channels, plane % channels, pixel // width, pixel % width
+
+
 @cuda.jit
 def schedule_taps(rois, start, sampling, convention, images, y_taps, x_taps, zero):
     """Fill the tables of a batch with taps, a thread per RoI."""
@@ -75,9 +82,7 @@ def schedule_outputs(
     rois, channels = shape
     height, width = sampling.output_height, sampling.output_width
     for element in range(cuda.grid(1), rois * channels * height * width, cuda.gridsize(1)):
-        rest, pw = element // width, element % width
-        rest, ph = rest // height, rest % height
-        n, c = rest // channels, rest % channels
+        n, c, ph, pw = index_of(element, channels, height, width)
         value = average_at(features, strides, images, y_taps, x_taps, n, c, ph, pw, zero)
         out[element_at(out_strides, start + n, c, ph, pw)] = value
 
@@ -91,9 +96,7 @@ def schedule_maxima(
     rois, channels = shape
     height, width = sampling.output_height, sampling.output_width
     for element in range(cuda.grid(1), rois * channels * height * width, cuda.gridsize(1)):
-        rest, pw = element // width, element % width
-        rest, ph = rest // height, rest % height
-        n, c = rest // channels, rest % channels
+        n, c, ph, pw = index_of(element, channels, height, width)
         value, number = largest_at(
             features, strides, images, y_samples, x_samples, n, c, ph, pw, mode, zero
         )
@@ -111,9 +114,7 @@ def schedule_gradient(
     height, width = sampling.height, sampling.width
     elements = sampling.images * channels * height * width
     for element in range(cuda.grid(1), elements, cuda.gridsize(1)):
-        rest, x = element // width, element % width
-        rest, y = rest // height, rest % height
-        image, c = rest // channels, rest % channels
+        image, c, y, x = index_of(element, channels, height, width)
         to = element_at(out_strides, image, c, y, x)
         total = zero
         if adds:
@@ -132,9 +133,7 @@ def schedule_winners(
     height, width = sampling.height, sampling.width
     elements = sampling.images * channels * height * width
     for element in range(cuda.grid(1), elements, cuda.gridsize(1)):
-        rest, x = element // width, element % width
-        rest, y = rest // height, rest % height
-        image, c = rest // channels, rest % channels
+        image, c, y, x = index_of(element, channels, height, width)
         to = element_at(out_strides, image, c, y, x)
         total = zero
         if adds:
@@ -175,8 +174,6 @@ def schedule_copies(source, source_strides, out, out_strides, shape):
     """Copy an array of four axes, given in order; with strides of 0 one element fills all."""
     images, channels, height, width = shape
     for element in range(cuda.grid(1), images * channels * height * width, cuda.gridsize(1)):
-        rest, x = element // width, element % width
-        rest, y = rest // height, rest % height
-        n, c = rest // channels, rest % channels
+        n, c, y, x = index_of(element, channels, height, width)
         at = element_at(source_strides, n, c, y, x)
         out[element_at(out_strides, n, c, y, x)] = source[np.intp(at)]

@@ -29,6 +29,16 @@ class Convention(NamedTuple):
 
     Every field is a number, so the record travels into kernels as it is. `CONVENTIONS` has those
     in use by name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numba_roialign import Convention, roi_align
+    >>> features = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
+    >>> inclusive = Convention(end_pixel=1.0)
+    >>> rois = np.array([[0, 0, 0, 1, 1]], np.float32)
+    >>> roi_align(features, rois, 1, convention=inclusive)
+    array([[[[5.]]]], dtype=float32)
     """
 
     shift_before: float = 0.0  # added to image coordinates before scaling
