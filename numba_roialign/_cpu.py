@@ -7,7 +7,7 @@ import numpy as np
 from . import _cpu_call, _cpu_plan
 from ._cpu_call import Gradient, Pooling
 from ._cpu_plan import gradient_plan, pooling_plan
-from ._cpu_threads import Threads
+from ._cpu_threads import usable_threads
 from ._flat import in_place
 from ._halves import narrowed, widened
 from ._kernels import AVERAGE
@@ -34,10 +34,10 @@ def clear(array, dtype=None, stream=None):
 
 def run(call_type, plan, features, rois, out, validate, argmax=None, small=False):
     """Run a call; return the invalid RoI it found first, where asked for, and all it found."""
-    with Threads(wanted=not small) as threads:
-        call = call_type(plan, features, rois, out, threads, argmax)
-        invalid = call.run(validate)
-        call.workspace.give_back()
+    threads = 1 if small else usable_threads()
+    call = call_type(plan, features, rois, out, threads, argmax)
+    invalid = call.run(validate)
+    call.workspace.give_back()
     return invalid, call.invalid
 
 
