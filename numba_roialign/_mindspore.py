@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import _operator
-from ._arguments import describe, integer, map_shape, positive
+from ._arguments import describe, integer, map_shape, positive, sample_count
 from ._geometry import LARGEST_GRID
 from ._operator import Geometry
 from .conventions import MINDSPORE_0, MINDSPORE_1
@@ -27,7 +27,7 @@ class _Configured:
         self.pooled_height = integer("pooled_height", pooled_height, least=1)
         self.pooled_width = integer("pooled_width", pooled_width, least=1)
         self.spatial_scale = positive("spatial_scale", spatial_scale)
-        self.sample_num = integer("sample_num", sample_num)
+        self.sample_num = sample_count("sample_num", sample_num)
         if roi_end_mode not in (0, 1):
             raise ValueError(f"roi_end_mode must be 0 or 1, got {roi_end_mode}")
 

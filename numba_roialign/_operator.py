@@ -90,6 +90,8 @@ def check_map(shape, count, layout):
     images, channels, height, width = in_order(layout, shape)
     if count and 0 in (images, height, width):
         raise ValueError(f"features of shape {tuple(shape)} has no pixels to pool")
+    if max(height, width) >= 2**31:  # tables of taps number them in 32 bits
+        raise ValueError(f"features of shape {tuple(shape)} has a side of 2**31 pixels or more")
     return images, channels, height, width
 
 
@@ -112,14 +114,14 @@ def roi_align(
     count, dtype = rois.shape[0], family.dtype(features)
     images, channels, height, width = check_map(features.shape, count, layout)
     shape = ordered(layout, count, channels, *output_size)
+    boxes = rois_family.boxes(rois)
     if out is None:
         out = family.empty(shape, features)
     else:
-        check_out(out, family, shape, dtype, "features", features)
+        check_out(out, family, shape, dtype, features=family.array(features), rois=boxes)
     argmax = family.empty(shape, features, "int64") if return_argmax else None
     if 0 not in shape:
         sampling = geometry.sampling(images, height, width, output_size)
-        boxes = rois_family.boxes(rois)
         invalid = _dispatch.pool(
             family, features, boxes, sampling, geometry.convention, out, layout, dtype,
             validate, mode, argmax,
@@ -147,17 +149,18 @@ def roi_align_backward(
         check_like("argmax", argmax, family, grad.shape, "int64")
     elif argmax is not None:
         raise ValueError("argmax has no meaning for mode='avg'")
+    boxes, winners = rois_family.boxes(rois), None if argmax is None else family.array(argmax)
     if out is None:
         out = family.empty(feature_shape, grad)
     else:
-        check_out(out, family, feature_shape, dtype, "grad_output", grad)
+        read = {"grad_output": family.array(grad), "rois": boxes, "argmax": winners}
+        check_out(out, family, feature_shape, dtype, **read)
     if 0 in feature_shape:
         return out
     if 0 in grad.shape:
         _dispatch.clear(family, out)
         return out
     sampling = geometry.sampling(images, height, width, output_size)
-    boxes = rois_family.boxes(rois)
     invalid = _dispatch.pool_backward(
         family, grad, boxes, sampling, geometry.convention, out, layout, dtype, validate,
         mode, argmax,

@@ -11,6 +11,7 @@ from ._arguments import (
     most_samples,
     one_of,
     positive,
+    sample_count,
 )
 from ._families import check_places
 from ._kernels import AVERAGE, CORNER_MAX
@@ -94,7 +95,7 @@ def roi_align(
         one_of("coordinate_transformation_mode", coordinate_transformation_mode, TRANSFORMATIONS)
     ]
     scale = positive("spatial_scale", spatial_scale)
-    samples = integer("sampling_ratio", sampling_ratio, least=0)
+    samples = sample_count("sampling_ratio", sampling_ratio, least=0)
     return _operator.roi_align(
         X,
         joined(rois, batch_indices),

@@ -232,6 +232,15 @@ def test_training_finds_the_box(rng):
     assert_allclose(corners.detach(), [[6, 5, 12, 13]], atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_an_invalid_row_pools_nan(rng, dtype):
+    features, rois = case(rng, dtype)
+    rois[1, 0] = 7
+    pooled = numpy_roi_align(features.detach(), rois, 2, validate=False)
+    assert pooled[1].isnan().all()
+    assert pooled[[0, 2]].isfinite().all()
+
+
 class Pooled(torch.utils.data.Dataset):
     """Pools as it is asked, which a loader does in its workers."""
 
