@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import _dispatch
 from ._arguments import (
@@ -45,7 +45,7 @@ class Geometry(NamedTuple):
     most_samples: int
     convention: Convention
 
-    def sampling(self, images, height, width, output_size):
+    def sampling(self, images, height, width, output_size: tuple[int, int]) -> Sampling:
         return Sampling(
             images, height, width, *output_size, *self.scale, *self.samples, self.most_samples
         )
@@ -95,7 +95,7 @@ def check_map(shape, count, layout):
     return images, channels, height, width
 
 
-def raise_invalid(invalid, images, convention):
+def raise_invalid(invalid: tuple[int, Any] | None, images, convention):
     """Raise where a target has found an invalid row."""
     if invalid is not None:
         raise InvalidRoIError(*invalid, images, convention)

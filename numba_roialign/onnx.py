@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, SupportsFloat, SupportsIndex
+
 from . import _dispatch, _operator
 from ._arguments import (
     adopted,
@@ -16,6 +18,7 @@ from ._arguments import (
 from ._families import check_places
 from ._kernels import AVERAGE, CORNER_MAX
 from ._operator import Geometry
+from ._typing import AnyArray, Array
 from .conventions import CONVENTIONS
 
 MODES = {"avg": AVERAGE, "max": CORNER_MAX}
@@ -26,19 +29,19 @@ TRANSFORMATIONS = {
 
 
 def roi_align(
-    X,
-    rois,
-    batch_indices,
+    X: Array,
+    rois: AnyArray,
+    batch_indices: AnyArray,
     *,
-    mode="avg",
-    output_height=1,
-    output_width=1,
-    sampling_ratio=0,
-    spatial_scale=1.0,
-    coordinate_transformation_mode="half_pixel",
-    out=None,
-    validate=None,
-):
+    mode: Literal["avg", "max"] = "avg",
+    output_height: SupportsIndex = 1,
+    output_width: SupportsIndex = 1,
+    sampling_ratio: SupportsIndex = 0,
+    spatial_scale: SupportsFloat = 1.0,
+    coordinate_transformation_mode: Literal["half_pixel", "output_half_pixel"] = "half_pixel",
+    out: Array | None = None,
+    validate: bool | None = None,
+) -> Array:
     """Evaluate ONNX's operator RoiAlign, with its inputs and attributes.
 
     Opsets 16 and 22 compute this; opset 10, which has no `coordinate_transformation_mode`, computes
@@ -110,7 +113,7 @@ def roi_align(
     )
 
 
-def joined(rois, batch_indices):
+def joined(rois: AnyArray, batch_indices: AnyArray) -> Any:
     """Return boxes and the image of each as one array of (K, 5)."""
     family, rois = adopted("rois", rois)
     index_family, images = adopted("batch_indices", batch_indices)

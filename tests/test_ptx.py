@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import numba_roialign
 from tests.conftest import SIMULATOR
 
 REQUIRED = bool(os.environ.get("NUMBA_ROIALIGN_REQUIRE_PTX"))
@@ -111,7 +112,7 @@ def ptx_of(function, arguments, capability, monkeypatch):
 
 def kernels_of_the_target():
     """Return the names of all kernels, without importing what a machine may lack."""
-    source = Path(__file__).parents[1] / "numba_roialign" / "_cuda_kernels.py"
+    source = Path(numba_roialign.__file__).with_name("_cuda_kernels.py")
     return re.findall(r"^@cuda\.jit\ndef (schedule_\w+)", source.read_text(), re.MULTILINE)
 
 
