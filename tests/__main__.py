@@ -2,8 +2,8 @@
 
 Each lane of tests is a pytest process of its own, since the CUDA simulator is chosen when Numba is
 imported. Name lanes to run only those, and pass pytest's own options after ``--``:
-``python -m tests cpu -- -x``. The lanes ``sdist`` and ``oldest``, which install packages, run only
-where they are named.
+``python -m tests cpu -- -x``. The lanes ``checked``, which compiles everything once more, and
+``sdist`` and ``oldest``, which install packages, run only where they are named.
 """
 
 import argparse
@@ -25,6 +25,7 @@ LANES = {
         {"NUMBA_ENABLE_CUDASIM": "1"},
         ["--target", "cuda", *APART, *TWO],
     ),
+    "checked": ({"NUMBA_BOUNDSCHECK": "1"}, ["--target", "cpu", "tests/test_hostile.py", *TWO]),
     "ptx": ({"NUMBA_ROIALIGN_REQUIRE_PTX": "1"}, ["tests/test_ptx.py", *TWO]),
     "torch": ({"NUMBA_ROIALIGN_REQUIRE_TORCH": "1"}, ["--target", "cpu", "tests/test_torch.py"]),
     "device": ({}, ["--target", "cuda", *APART]),
@@ -60,7 +61,7 @@ def main() -> int:
         parser.error(f"no lane named {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     optional = {"device": device_is_there, "torch": lambda: find_spec("torch") is not None}
     able = [lane for lane in LANES if optional.get(lane, lambda: True)()]
-    lanes = arguments.lanes or ["types", *able]
+    lanes = arguments.lanes or ["types", *(lane for lane in able if lane != "checked")]
     failed = []
     for lane in lanes:
         print(f"\n=== lane {lane} ===", flush=True)

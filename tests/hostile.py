@@ -153,6 +153,7 @@ def laid_out(first, last, bins, scale, convention, t):
     return start, size / t(bins)
 
 
+@np.errstate(all="ignore")
 def is_valid(case, roi):
     """Say whether a row can be pooled, in the words of the README's table."""
     index, count, convention = float(roi[0]), case.shape[0], case.convention
@@ -161,10 +162,10 @@ def is_valid(case, roi):
     if convention.image_index is reference.rounded_index and index > count - 1:
         return False
     for first, last, bins, scale, sampling in case.axes(roi):
-        _, bin_size = laid_out(first, last, bins, scale, convention, case.number)
-        start, exact_size = laid_out(first, last, bins, scale, convention, np.float64)
-        if not np.isfinite([start, exact_size, bin_size]).all():
+        laid = laid_out(first, last, bins, scale, convention, case.number)
+        if not np.isfinite([case.number(first), case.number(last), *laid]).all():
             return False
+        bin_size = laid[1]
         adaptive = sampling <= 0 and case.options["max_sampling_ratio"] is None
         if adaptive and abs(bin_size) >= 2**30:
             return False
