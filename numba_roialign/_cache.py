@@ -37,7 +37,7 @@ class _PackageCache(FunctionCache):
 
     def _index_key(self, sig, codegen):
         # Numba's own forgets that NUMBA_BOUNDSCHECK compiles other code.
-        return *super()._index_key(sig, codegen), config.BOUNDSCHECK
+        return *super()._index_key(sig, codegen), config.BOUNDSCHECK  # type: ignore[attr-defined]
 
 
 def package_cache(function):
