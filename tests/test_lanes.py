@@ -181,6 +181,19 @@ def test_memory_of_large_results_is_used_again_only_when_they_are_gone(monkeypat
     assert _memory.address_of(_memory.empty_result(shape, np.float32)) == address
 
 
+@pytest.mark.parametrize("channels", [3, 40])
+def test_batches_and_chunks_change_no_bit(rng, monkeypatch, channels):
+    features = random_features(rng, (2, channels, 30, 40))
+    rois = random_rois(rng, 60, features.shape)
+    whole = roi_align(features, rois, 7)
+    chunks = [roi_align(features, rois[n : n + 7], 7) for n in range(0, 60, 7)]
+    assert_array_equal(np.concatenate(chunks), whole)
+    monkeypatch.setattr(_cpu_plan, "BATCH_BYTES", 20_000)  # some RoIs
+    _cpu_plan.pooling_plan.cache_clear()
+    assert_array_equal(roi_align(features, rois, 7), whole)
+    _cpu_plan.pooling_plan.cache_clear()
+
+
 def test_rows_wider_than_the_scratch_come_in_bands(rng, without_lanes):
     width = _cpu_channels.WINDOW // 2 + 5  # the scratch holds one row
     features = np.broadcast_to(random_features(rng, (1, 9, 8, 1), np.float32), (1, 9, 8, width))

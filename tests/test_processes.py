@@ -113,12 +113,13 @@ with ProcessPoolExecutor(2, multiprocessing.get_context("forkserver")) as pool:
 }
 
 
-def run_script(tmp_path, layer, body):
+def run_script(tmp_path, layer, body, definitions=""):
     """Run lines after the prelude in a process of its own, which must end well."""
     body = f"expected = pooled()\n{body}\nassert numba.threading_layer() == {layer!r}\n"
     main = "".join(f"    {line}\n" for line in body.splitlines())
+    main = f"if __name__ == '__main__':\n{main}    print('done')\n"
     script = tmp_path / "script.py"
-    script.write_text(f"{PRELUDE}\nif __name__ == '__main__':\n{main}    print('done')\n")
+    script.write_text(f"{PRELUDE}\n{definitions}\n{main}")
     paths = str(Path(sys.prefix, "lib")), os.environ.get("LD_LIBRARY_PATH", "")
     environment = {
         **os.environ,

@@ -12,6 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numba_roialign import InvalidRoIError, roi_align_backward, roi_align_box_backward
 from numba_roialign import roi_align as numpy_roi_align
 
+from .test_processes import layers, run_script
+
 if os.environ.get("NUMBA_ROIALIGN_REQUIRE_TORCH"):
     torch = importlib.import_module("torch")
 else:
@@ -241,21 +243,27 @@ def test_an_invalid_row_pools_nan(rng, dtype):
     assert pooled[[0, 2]].isfinite().all()
 
 
-class Pooled(torch.utils.data.Dataset):
-    """Pools as it is asked, which a loader does in its workers."""
+LOADER = """
+import torch
+from numba_roialign.torch import roi_align as torch_roi_align
 
+class Pooled(torch.utils.data.Dataset):
     def __len__(self):
         return 8
 
     def __getitem__(self, n):
-        features = torch.arange(32 * 900.0).reshape(1, 32, 30, 30)
-        return roi_align(features, torch.tensor([[0.0, n, n, n + 9, n + 9]] * 99), 7)
+        rois = torch.from_numpy(ROIS) + torch.tensor([0.0, n, n, n, n])
+        return torch_roi_align(torch.from_numpy(FEATURES), rois, 7)
+"""
 
 
+@layers
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
-def test_in_the_workers_of_a_loader(start):
-    here = torch.stack([Pooled()[n] for n in range(8)])  # the parent's threads have started
-    loader = torch.utils.data.DataLoader(
-        Pooled(), batch_size=2, num_workers=2, multiprocessing_context=start
-    )
-    assert torch.equal(torch.cat(list(loader)), here)
+def test_in_the_workers_of_a_loader(tmp_path, layer, start):
+    body = f"""
+loader = torch.utils.data.DataLoader(
+    Pooled(), batch_size=2, num_workers=2, multiprocessing_context={start!r}
+)
+assert torch.equal(torch.cat(list(loader)), torch.stack([Pooled()[n] for n in range(8)]))
+"""
+    run_script(tmp_path, layer, body, LOADER)
