@@ -55,6 +55,7 @@ def roi_align(
     layout="NCHW",
     out=None,
     validate=None,
+    stream=None,
 ):
     """Pool a fixed-size feature from each box of a feature map, without rounding coordinates.
 
@@ -100,6 +101,10 @@ def roi_align(
         Whether to raise on a box that cannot be pooled. The default raises on the CPU and not on a
         GPU, where looking at the boxes would wait for the device. A row that is not raised on
         pools NaN, and nothing outside the arrays is ever read.
+    stream : stream or int, optional
+        On a GPU, where the work is queued instead of on the stream of `features`: a stream of
+        Numba, CuPy or PyTorch, any with ``__cuda_stream__``, or a handle. That it comes after what
+        makes the inputs, and before what reads the result, is then the caller's to see to.
 
     Returns
     -------
@@ -113,7 +118,8 @@ def roi_align(
     Raises
     ------
     TypeError
-        An argument is not of the kind above, or `features` and `rois` live apart.
+        An argument is not of the kind above, `features` and `rois` live apart, or `stream` is given
+        for arrays on the CPU.
     ValueError
         A shape or a value does not fit.
     InvalidRoIError
@@ -150,7 +156,7 @@ def roi_align(
         raise ValueError("return_argmax has no meaning for mode='avg'")
     return _operator.roi_align(
         features,
-        _operator.stacked(rois, features),
+        _operator.stacked(rois, features, stream),
         pair("output_size", output_size, integer, least=1),
         kept_geometry(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
         mode=number,
@@ -158,6 +164,7 @@ def roi_align(
         layout=layout,
         out=out,
         validate=validate,
+        stream=stream,
     )
 
 
@@ -176,6 +183,7 @@ def roi_align_backward(
     layout="NCHW",
     out=None,
     validate=None,
+    stream=None,
 ):
     """Return the gradient of `roi_align` with respect to its features.
 
@@ -201,6 +209,8 @@ def roi_align_backward(
         Written and returned. It has the dtype, the family and the place of `grad_output`.
     validate : bool, optional
         As in `roi_align`; a row that is not raised on gives nothing.
+    stream : stream or int, optional
+        As in `roi_align`, instead of the stream of `grad_output`.
 
     Returns
     -------
@@ -228,7 +238,7 @@ def roi_align_backward(
     """
     return _operator.roi_align_backward(
         grad_output,
-        _operator.stacked(rois, grad_output),
+        _operator.stacked(rois, grad_output, stream),
         map_shape("feature_shape", feature_shape),
         kept_geometry(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
         mode=MODES[one_of("mode", mode, MODES)],
@@ -236,6 +246,7 @@ def roi_align_backward(
         argmax=argmax,
         out=out,
         validate=validate,
+        stream=stream,
     )
 
 
@@ -251,6 +262,7 @@ def roi_align_box_backward(
     max_sampling_ratio=None,
     layout="NCHW",
     validate=None,
+    stream=None,
 ):
     """Return the gradient of `roi_align`, mode "avg", with respect to its boxes.
 
@@ -266,6 +278,8 @@ def roi_align_box_backward(
         As the forward call had them.
     validate : bool, optional
         As in `roi_align`; a row that is not raised on has gradient 0.
+    stream : stream or int, optional
+        As in `roi_align`.
 
     Returns
     -------
@@ -297,8 +311,9 @@ def roi_align_box_backward(
     return _operator.roi_align_box_backward(
         grad_output,
         features,
-        _operator.stacked(rois, features),
+        _operator.stacked(rois, features, stream),
         kept_geometry(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
         layout=layout,
         validate=validate,
+        stream=stream,
     )

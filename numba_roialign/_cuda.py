@@ -11,7 +11,6 @@ from ._cuda_arrays import (
     fetch,
     flat_device_view,
     join_boxes,
-    numba_stream,
     over,
     row_of,
     stack_boxes,
@@ -115,7 +114,7 @@ class Tables:
 
 
 def pool(
-    features, rois, sampling, convention, out, layout, dtype, validate, stream,
+    features, rois, sampling, convention, out, layout, dtype, validate, queue,
     mode=AVERAGE, argmax=None,
 ):  # fmt: skip
     """Pool `rois` of `features` into `out`, all on one device, without waiting for it.
@@ -123,7 +122,7 @@ def pool(
     An invalid row pools NaN. With `validate` on (None, the default, means off) the call waits for a
     check instead, and returns the first invalid row with its number, and nothing is written.
     """
-    stream = numba_stream(stream)
+    stream = queue.stream
     tables = Tables(rois, sampling, convention, dtype, stream, samples=mode != AVERAGE)
     batches = range(0, rois.shape[0], tables.rows)
     if validate and (invalid := tables.first_invalid(batches)) is not None:
@@ -154,14 +153,14 @@ def pool(
 
 
 def pool_backward(
-    grad, rois, sampling, convention, out, layout, dtype, validate, stream,
+    grad, rois, sampling, convention, out, layout, dtype, validate, queue,
     mode=AVERAGE, argmax=None,
 ):  # fmt: skip
     """Write the gradient of a map to `out`, from that of its pooled features.
 
     An invalid row gives nothing to it, where it does not raise as in `pool`.
     """
-    handle, stream = stream, numba_stream(stream)
+    stream = queue.stream
     tables = Tables(rois, sampling, convention, dtype, stream, samples=mode != AVERAGE, turned=True)
     batches = range(0, rois.shape[0], tables.rows)
     if validate and (invalid := tables.first_invalid(batches)) is not None:
@@ -191,16 +190,16 @@ def pool_backward(
                 tables.y_codes, tables.x_codes, tables.x.grids, *result, mode,
             )  # fmt: skip
     if sums is not out:
-        copy(target, out_strides, out, layout, dtype, handle)
+        copy(target, out_strides, out, layout, dtype, stream)
     return None
 
 
-def box_backward(grad, features, rois, sampling, convention, out, layout, dtype, validate, stream):
+def box_backward(grad, features, rois, sampling, convention, out, layout, dtype, validate, queue):
     """Write the gradient of the boxes, (K, 5), to `out`; see the CPU's.
 
     An invalid row has gradient 0, where it does not raise as in `pool`.
     """
-    stream = numba_stream(stream)
+    stream = queue.stream
     number = np.dtype("float64" if dtype == "float64" else "float32")
     channels, bins = in_order(layout, grad.shape)[1], int(np.prod(grad.shape[1:]))
     most = max(1, BATCH_BYTES // (number.itemsize * bins))
@@ -236,14 +235,14 @@ def copy(source, strides, out, layout, dtype, stream):
     """Copy elements of a flat array to an array of four axes."""
     target, out_strides = flat_device_view(out, layout, dtype)
     shape = in_order(layout, out.shape)
-    over(kernels.schedule_copies, int(np.prod(shape)), numba_stream(stream))(
+    over(kernels.schedule_copies, int(np.prod(shape)), stream)(
         source, strides, target, out_strides, shape
     )
 
 
-def clear(array, dtype, stream):
+def clear(array, dtype, queue):
     """Set an array to zero."""
     if 0 not in array.shape:
-        zero = cuda.to_device(np.zeros(1, np.float32), stream=numba_stream(stream))
+        zero = cuda.to_device(np.zeros(1, np.float32), stream=queue.stream)
         array = array.reshape((*array.shape, *[1] * (4 - len(array.shape))))
-        copy(zero, Strides(0, 0, 0, 0), array, "NCHW", dtype, stream)
+        copy(zero, Strides(0, 0, 0, 0), array, "NCHW", dtype, queue.stream)

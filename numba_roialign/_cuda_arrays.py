@@ -70,16 +70,15 @@ def copy_boxes(boxes, image, rois, first):
             rois[first + n, column + 1] = boxes[n, column]
 
 
-def stack_boxes(boxes, stream):
+def stack_boxes(boxes, queue):
     """Return per-image boxes as one device array, an image index before each box."""
     boxes = [as_numba(box) for box in boxes]
-    stream = numba_stream(stream)
     count = sum(box.shape[0] for box in boxes)
     rois = cuda.device_array((count, 5), np.result_type(np.float32, *(b.dtype for b in boxes)))
     first = 0
     for image, box in enumerate(boxes):
         if box.shape[0]:
-            over(copy_boxes, box.shape[0], stream)(box, image, rois, first)
+            over(copy_boxes, box.shape[0], queue.stream)(box, image, rois, first)
         first += box.shape[0]
     return rois
 
@@ -93,17 +92,13 @@ def copy_indexed_boxes(images, boxes, rois):
             rois[n, column + 1] = boxes[n, column]
 
 
-def join_boxes(images, boxes, stream):
+def join_boxes(images, boxes, queue):
     """Return boxes and the image of each as one device array."""
     images, boxes = as_numba(images), as_numba(boxes)
     rois = cuda.device_array((boxes.shape[0], 5), np.result_type(np.float32, boxes.dtype))
     if boxes.shape[0]:
-        over(copy_indexed_boxes, boxes.shape[0], numba_stream(stream))(images, boxes, rois)
+        over(copy_indexed_boxes, boxes.shape[0], queue.stream)(images, boxes, rois)
     return rois
-
-
-def numba_stream(handle):
-    return cuda.external_stream(handle) if handle else cuda.default_stream()
 
 
 def fetch(array, stream):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
@@ -138,7 +139,10 @@ class TorchCPU(NumPy):
 
 
 class NumbaCUDA:
-    """Numba device arrays, and whatever else has the CUDA array interface."""
+    """Numba device arrays, and whatever else has the CUDA array interface.
+
+    An array made through the interface counts as on the device that was current then.
+    """
 
     target = "cuda"
 
@@ -149,7 +153,8 @@ class NumbaCUDA:
 
     @staticmethod
     def device(x) -> int | None:
-        return None
+        context = getattr(getattr(x, "gpu_data", None), "context", None)
+        return None if context is None else context.device.id
 
     @staticmethod
     def dtype(x) -> str:
@@ -182,6 +187,11 @@ class NumbaCUDA:
     def stream(x) -> int | None:
         return getattr(x, "__cuda_array_interface__", {}).get("stream")
 
+    @staticmethod
+    def allocating(x, stream):
+        """Return a context in which `empty` gives memory for use on a stream; None: its own."""
+        return nullcontext()
+
 
 class CuPy(NumbaCUDA):
     """CuPy arrays, from its memory pool and on its current stream."""
@@ -203,7 +213,17 @@ class CuPy(NumbaCUDA):
 
     @staticmethod
     def stream(x) -> int:
-        return sys.modules["cupy"].cuda.get_current_stream().ptr
+        return sys.modules["cupy"].cuda.get_current_stream(x.device.id).ptr
+
+    @staticmethod
+    @contextmanager
+    def allocating(x, stream):
+        with x.device:
+            if stream is None:
+                yield
+            else:
+                with sys.modules["cupy"].cuda.ExternalStream(stream):
+                    yield
 
 
 class TorchCUDA(NumbaCUDA):
@@ -242,6 +262,13 @@ class TorchCUDA(NumbaCUDA):
     @staticmethod
     def stream(x) -> int:
         return sys.modules["torch"].cuda.current_stream(x.device).cuda_stream
+
+    @staticmethod
+    def allocating(x, stream):
+        if stream is None:
+            return nullcontext()
+        torch = sys.modules["torch"]
+        return torch.cuda.stream(torch.cuda.ExternalStream(stream, device=x.device))
 
 
 FAMILIES = (TorchCPU, TorchCUDA, CuPy, NumbaCUDA, NumPy)

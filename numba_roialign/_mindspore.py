@@ -98,7 +98,7 @@ class ROIAlign(_Configured):
     def __repr__(self):
         return f"ROIAlign({self._arguments()})"
 
-    def __call__(self, features, rois, *, out=None, validate=None):
+    def __call__(self, features, rois, *, out=None, validate=None, stream=None):
         """Pool `rois` from `features`.
 
         Parameters
@@ -108,7 +108,7 @@ class ROIAlign(_Configured):
         rois : array of (rois_n, 5)
             ``(image_index, x1, y1, x2, y2)`` in image pixels, of any real dtype. The image index
             lies in ``[0, N - 1]`` and is rounded to the nearest image, halves up.
-        out, validate
+        out, validate, stream
             As in `roi_align`.
 
         Returns
@@ -130,6 +130,7 @@ class ROIAlign(_Configured):
             self.geometry,
             out=out,
             validate=validate,
+            stream=stream,
         )
 
 
@@ -172,7 +173,7 @@ class ROIAlignGrad(_Configured):
     def __repr__(self):
         return f"ROIAlignGrad(xdiff_shape={self.xdiff_shape}, {self._arguments()})"
 
-    def __call__(self, dy, rois, *, out=None, validate=None):
+    def __call__(self, dy, rois, *, out=None, validate=None, stream=None):
         """Return the gradient of the features.
 
         Parameters
@@ -181,7 +182,7 @@ class ROIAlignGrad(_Configured):
             The gradient with respect to the pooled features.
         rois : array of (rois_n, 5)
             As in `ROIAlign`.
-        out, validate
+        out, validate, stream
             As in `roi_align_backward`.
 
         Returns
@@ -198,5 +199,5 @@ class ROIAlignGrad(_Configured):
         if tuple(getattr(dy, "shape", ()))[2:] != size:
             raise ValueError(f"dy must be (rois_n, C, {size[0]}, {size[1]}), got {describe(dy)}")
         return _operator.roi_align_backward(
-            dy, rois, self.xdiff_shape, self.geometry, out=out, validate=validate
+            dy, rois, self.xdiff_shape, self.geometry, out=out, validate=validate, stream=stream
         )

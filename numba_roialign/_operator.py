@@ -51,7 +51,7 @@ class Geometry(NamedTuple):
         )
 
 
-def stacked(rois, features):
+def stacked(rois, features, stream=None):
     """Return rois as one array; a list holds each image's boxes."""
     if not isinstance(rois, (list, tuple)):
         return rois
@@ -65,7 +65,9 @@ def stacked(rois, features):
     if len(families) > 1:
         names = ", ".join(sorted(family.__name__ for family in families))
         raise TypeError(f"rois mixes arrays of different families: {names}")
-    return _dispatch.stack_boxes(families.pop(), [boxes for _, boxes in adoptions])
+    family, boxes = families.pop(), [boxes for _, boxes in adoptions]
+    with _dispatch.queue_for(family, boxes[0], stream) as queue:
+        return _dispatch.stack_boxes(family, boxes, queue)
 
 
 def ordered(layout, batch, channels, height, width):
@@ -101,7 +103,7 @@ def raise_invalid(invalid, images, convention):
 
 def roi_align(
     features, rois, output_size, geometry: Geometry, *,
-    mode=AVERAGE, return_argmax=False, layout="NCHW", out=None, validate=None,
+    mode=AVERAGE, return_argmax=False, layout="NCHW", out=None, validate=None, stream=None,
 ):  # fmt: skip
     """Pool `rois` from `features`.
 
@@ -112,25 +114,25 @@ def roi_align(
     count, dtype = rois.shape[0], family.dtype(features)
     images, channels, height, width = check_map(features.shape, count, layout)
     shape = ordered(layout, count, channels, *output_size)
-    if out is None:
-        out = family.empty(shape, features)
-    else:
+    if out is not None:
         check_out(out, family, shape, dtype, "features", features)
-    argmax = family.empty(shape, features, "int64") if return_argmax else None
-    if 0 not in shape:
-        sampling = geometry.sampling(images, height, width, output_size)
-        boxes = rois_family.boxes(rois)
-        invalid = _dispatch.pool(
-            family, features, boxes, sampling, geometry.convention, out, layout, dtype,
-            validate, mode, argmax,
-        )  # fmt: skip
-        raise_invalid(invalid, images, geometry.convention)
+    with _dispatch.queue_for(family, features, stream) as queue:
+        out = family.empty(shape, features) if out is None else out
+        argmax = family.empty(shape, features, "int64") if return_argmax else None
+        if 0 not in shape:
+            sampling = geometry.sampling(images, height, width, output_size)
+            boxes = rois_family.boxes(rois)
+            invalid = _dispatch.pool(
+                family, features, boxes, sampling, geometry.convention, out, layout, dtype,
+                validate, queue, mode, argmax,
+            )  # fmt: skip
+            raise_invalid(invalid, images, geometry.convention)
     return (out, argmax) if return_argmax else out
 
 
 def roi_align_backward(
     grad_output, rois, feature_shape, geometry: Geometry, *,
-    mode=AVERAGE, layout="NCHW", argmax=None, out=None, validate=None,
+    mode=AVERAGE, layout="NCHW", argmax=None, out=None, validate=None, stream=None,
 ):  # fmt: skip
     """Return the gradient of a map of a shape from that of the features pooled from it."""
     family, grad, rois_family, rois = received("grad_output", grad_output, rois, layout)
@@ -147,27 +149,25 @@ def roi_align_backward(
         check_like("argmax", argmax, family, grad.shape, "int64")
     elif argmax is not None:
         raise ValueError("argmax has no meaning for mode='avg'")
-    if out is None:
-        out = family.empty(feature_shape, grad)
-    else:
+    if out is not None:
         check_out(out, family, feature_shape, dtype, "grad_output", grad)
-    if 0 in feature_shape:
-        return out
-    if 0 in grad.shape:
-        _dispatch.clear(family, out)
-        return out
-    sampling = geometry.sampling(images, height, width, output_size)
-    boxes = rois_family.boxes(rois)
-    invalid = _dispatch.pool_backward(
-        family, grad, boxes, sampling, geometry.convention, out, layout, dtype, validate,
-        mode, argmax,
-    )  # fmt: skip
-    raise_invalid(invalid, images, geometry.convention)
+    with _dispatch.queue_for(family, grad, stream) as queue:
+        out = family.empty(feature_shape, grad) if out is None else out
+        if 0 in grad.shape:
+            _dispatch.clear(family, out, queue)
+        elif 0 not in feature_shape:
+            sampling = geometry.sampling(images, height, width, output_size)
+            boxes = rois_family.boxes(rois)
+            invalid = _dispatch.pool_backward(
+                family, grad, boxes, sampling, geometry.convention, out, layout, dtype,
+                validate, queue, mode, argmax,
+            )  # fmt: skip
+            raise_invalid(invalid, images, geometry.convention)
     return out
 
 
 def roi_align_box_backward(
-    grad_output, features, rois, geometry: Geometry, *, layout="NCHW", validate=None
+    grad_output, features, rois, geometry: Geometry, *, layout="NCHW", validate=None, stream=None
 ):
     """Return the gradient of the boxes, (K, 5), from that of the features pooled from them."""
     family, features, rois_family, rois = received("features", features, rois, layout)
@@ -184,14 +184,15 @@ def roi_align_box_backward(
         raise ValueError(f"grad_output must be of shape {shape}, got {tuple(grad.shape)}")
     rois_dtype = rois_family.dtype(rois)
     wide = rois_dtype in ("float32", "float64")
-    out = family.empty((rois.shape[0], 5), features, rois_dtype if wide else "float32")
-    if 0 in shape:
-        _dispatch.clear(family, out)
-        return out
-    sampling = geometry.sampling(images, height, width, output_size)
-    invalid = _dispatch.box_backward(
-        family, grad, features, rois_family.boxes(rois), sampling, geometry.convention, out,
-        layout, dtype, validate,
-    )  # fmt: skip
-    raise_invalid(invalid, images, geometry.convention)
+    with _dispatch.queue_for(family, features, stream) as queue:
+        out = family.empty((rois.shape[0], 5), features, rois_dtype if wide else "float32")
+        if 0 in shape:
+            _dispatch.clear(family, out, queue)
+            return out
+        sampling = geometry.sampling(images, height, width, output_size)
+        invalid = _dispatch.box_backward(
+            family, grad, features, rois_family.boxes(rois), sampling, geometry.convention, out,
+            layout, dtype, validate, queue,
+        )  # fmt: skip
+        raise_invalid(invalid, images, geometry.convention)
     return out

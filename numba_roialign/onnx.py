@@ -37,6 +37,7 @@ def roi_align(
     coordinate_transformation_mode="half_pixel",
     out=None,
     validate=None,
+    stream=None,
 ):
     """Evaluate ONNX's operator RoiAlign, with its inputs and attributes.
 
@@ -63,7 +64,7 @@ def roi_align(
     coordinate_transformation_mode : {"half_pixel", "output_half_pixel"}
         "half_pixel" shifts boxes by -0.5 feature-map pixels; "output_half_pixel" does not, and its
         boxes have at least one pixel.
-    out, validate
+    out, validate, stream
         As in `numba_roialign.roi_align`.
 
     Returns
@@ -97,7 +98,7 @@ def roi_align(
     samples = integer("sampling_ratio", sampling_ratio, least=0)
     return _operator.roi_align(
         X,
-        joined(rois, batch_indices),
+        joined(rois, batch_indices, stream),
         (
             integer("output_height", output_height, least=1),
             integer("output_width", output_width, least=1),
@@ -106,10 +107,11 @@ def roi_align(
         mode=MODES[one_of("mode", mode, MODES)],
         out=out,
         validate=validate,
+        stream=stream,
     )
 
 
-def joined(rois, batch_indices):
+def joined(rois, batch_indices, stream):
     """Return boxes and the image of each as one array of (K, 5)."""
     family, rois = adopted("rois", rois)
     index_family, images = adopted("batch_indices", batch_indices)
@@ -121,4 +123,5 @@ def joined(rois, batch_indices):
         raise ValueError(
             f"batch_indices must be ({rois.shape[0]},), one for each box, got {describe(images)}"
         )
-    return _dispatch.join_boxes(family, images, rois)
+    with _dispatch.queue_for(family, rois, stream) as queue:
+        return _dispatch.join_boxes(family, images, rois, queue)

@@ -1,0 +1,60 @@
+"""Where the work of a CUDA call goes: a stream, its device, and memory for scratch."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+from numba import config, cuda
+
+
+def handle_of(stream) -> int:
+    """Return the handle of a stream of Numba, CuPy, PyTorch or another library, or a handle."""
+    if isinstance(stream, (int, np.integer)) and not isinstance(stream, (bool, np.bool_)):
+        return int(stream)
+    if hasattr(stream, "__cuda_stream__"):  # (version of the protocol, handle)
+        return int(stream.__cuda_stream__()[1])
+    for name in ("cuda_stream", "ptr"):  # PyTorch's, CuPy's
+        if isinstance(getattr(stream, name, None), int):
+            return getattr(stream, name)
+    if hasattr(stream, "handle"):  # Numba's, an integer or one of ctypes'
+        handle = getattr(stream.handle, "value", stream.handle)
+        return int(handle or 0)
+    raise TypeError(
+        "stream must be a stream of Numba, CuPy or PyTorch, an object with __cuda_stream__, "
+        f"or the handle of a stream, got {stream!r:.60}"
+    )
+
+
+def numba_stream(handle):
+    """Return a handle as a stream of Numba's; the simulator has but one."""
+    if not handle or config.ENABLE_CUDASIM:
+        return cuda.default_stream()
+    return cuda.external_stream(handle)
+
+
+class Queue:
+    """A stream to launch on, and memory of its device that lasts as long as the launches need."""
+
+    def __init__(self, handle, scratch):
+        self.handle, self.stream = handle, numba_stream(handle)
+        self.scratch = scratch  # returns an array of so many bytes
+
+
+def on_device(number):
+    """Return a context in which Numba launches on a device; None is the current one."""
+    if number is None or number == cuda.get_current_device().id:
+        return nullcontext()
+    return cuda.gpus[number]
+
+
+@contextmanager
+def queue_for(family, x, stream):
+    """Queue work on the device of an array of a family: on the array's stream or on another.
+
+    Memory that the family allocates meanwhile is that stream's own.
+    """
+    handle = family.stream(x) if stream is None else handle_of(stream)
+    given = None if stream is None else handle
+    with on_device(family.device(x)), family.allocating(x, given):
+        yield Queue(handle, lambda size: family.empty((size,), x, "uint8"))
