@@ -56,6 +56,7 @@ def roi_align(
     out=None,
     validate=None,
     stream=None,
+    workspace=None,
 ):
     """Pool a fixed-size feature from each box of a feature map, without rounding coordinates.
 
@@ -105,6 +106,8 @@ def roi_align(
         On a GPU, where the work is queued instead of on the stream of `features`: a stream of
         Numba, CuPy or PyTorch, any with ``__cuda_stream__``, or a handle. That it comes after what
         makes the inputs, and before what reads the result, is then the caller's to see to.
+    workspace : Workspace, optional
+        On a GPU, scratch kept from call to call.
 
     Returns
     -------
@@ -118,8 +121,8 @@ def roi_align(
     Raises
     ------
     TypeError
-        An argument is not of the kind above, `features` and `rois` live apart, or `stream` is given
-        for arrays on the CPU.
+        An argument is not of the kind above, `features` and `rois` live apart, or `stream` or
+        `workspace` is given for arrays on the CPU.
     ValueError
         A shape or a value does not fit.
     InvalidRoIError
@@ -165,6 +168,7 @@ def roi_align(
         out=out,
         validate=validate,
         stream=stream,
+        workspace=workspace,
     )
 
 
@@ -184,6 +188,7 @@ def roi_align_backward(
     out=None,
     validate=None,
     stream=None,
+    workspace=None,
 ):
     """Return the gradient of `roi_align` with respect to its features.
 
@@ -211,6 +216,8 @@ def roi_align_backward(
         As in `roi_align`; a row that is not raised on gives nothing.
     stream : stream or int, optional
         As in `roi_align`, instead of the stream of `grad_output`.
+    workspace : Workspace, optional
+        As in `roi_align`.
 
     Returns
     -------
@@ -247,6 +254,7 @@ def roi_align_backward(
         out=out,
         validate=validate,
         stream=stream,
+        workspace=workspace,
     )
 
 
@@ -261,8 +269,10 @@ def roi_align_box_backward(
     convention=None,
     max_sampling_ratio=None,
     layout="NCHW",
+    out=None,
     validate=None,
     stream=None,
+    workspace=None,
 ):
     """Return the gradient of `roi_align`, mode "avg", with respect to its boxes.
 
@@ -276,9 +286,13 @@ def roi_align_box_backward(
         As in `roi_align`.
     spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio, layout
         As the forward call had them.
+    out : array of (K, 5), optional
+        Written and returned; of the dtype that is returned without it.
     validate : bool, optional
         As in `roi_align`; a row that is not raised on has gradient 0.
     stream : stream or int, optional
+        As in `roi_align`.
+    workspace : Workspace, optional
         As in `roi_align`.
 
     Returns
@@ -314,6 +328,8 @@ def roi_align_box_backward(
         _operator.stacked(rois, features, stream),
         kept_geometry(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
         layout=layout,
+        out=out,
         validate=validate,
         stream=stream,
+        workspace=workspace,
     )

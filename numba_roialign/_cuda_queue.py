@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from numba import config, cuda
+
+from ._cuda_arrays import typed
+from ._workspace import Workspace
 
 
 def handle_of(stream) -> int:
@@ -26,6 +31,7 @@ def handle_of(stream) -> int:
     )
 
 
+@functools.lru_cache(64)
 def numba_stream(handle):
     """Return a handle as a stream of Numba's; the simulator has but one."""
     if not handle or config.ENABLE_CUDASIM:
@@ -36,9 +42,18 @@ def numba_stream(handle):
 class Queue:
     """A stream to launch on, and memory of its device that lasts as long as the launches need."""
 
-    def __init__(self, handle, scratch):
-        self.handle, self.stream = handle, numba_stream(handle)
-        self.scratch = scratch  # returns an array of so many bytes
+    def __init__(self, handle, allocate, workspace=None):
+        self.stream = numba_stream(handle)
+        self.allocate = allocate  # returns an array of so many bytes
+        self.workspace = workspace
+
+    def empty(self, shape, dtype):
+        """Return a device array for use on the stream."""
+        shape, dtype = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype)
+        size = max(1, math.prod(shape) * dtype.itemsize)
+        if self.workspace is not None:
+            return self.workspace.empty(shape, dtype, size, self.allocate, typed)
+        return typed(self.allocate(size), shape, dtype)
 
 
 def on_device(number):
@@ -49,12 +64,14 @@ def on_device(number):
 
 
 @contextmanager
-def queue_for(family, x, stream):
+def queue_for(family, x, stream, workspace):
     """Queue work on the device of an array of a family: on the array's stream or on another.
 
     Memory that the family allocates meanwhile is that stream's own.
     """
+    if not isinstance(workspace, (Workspace, type(None))):
+        raise TypeError(f"workspace must be a Workspace, got {workspace!r:.60}")
     handle = family.stream(x) if stream is None else handle_of(stream)
     given = None if stream is None else handle
-    with on_device(family.device(x)), family.allocating(x, given):
-        yield Queue(handle, lambda size: family.empty((size,), x, "uint8"))
+    with on_device(family.device(x)), family.allocating(x, given), workspace or nullcontext():
+        yield Queue(handle, lambda size: family.empty((size,), x, "uint8"), workspace)

@@ -20,17 +20,19 @@ def target_of(family):
     return _cuda
 
 
-def queue_for(family, x, stream):
+def queue_for(family, x, stream, workspace=None):
     """Return a context that gives what a call on an array runs on: None, or a stream and scratch.
 
-    The order of CPU calls is that of the program, so they have no stream.
+    The order of CPU calls is that of the program, so they have no stream, and their scratch is kept
+    without being asked for.
     """
     if family.target == "cuda":
         from . import _cuda_queue
 
-        return _cuda_queue.queue_for(family, x, stream)
-    if stream is not None:
-        raise TypeError("stream= orders work on a CUDA device, and the arrays are on the CPU")
+        return _cuda_queue.queue_for(family, x, stream, workspace)
+    for name, value in (("stream", stream), ("workspace", workspace)):
+        if value is not None:
+            raise TypeError(f"{name}= is for arrays on a CUDA device, and these are on the CPU")
     return nullcontext()
 
 

@@ -98,7 +98,7 @@ class ROIAlign(_Configured):
     def __repr__(self):
         return f"ROIAlign({self._arguments()})"
 
-    def __call__(self, features, rois, *, out=None, validate=None, stream=None):
+    def __call__(self, features, rois, *, out=None, validate=None, stream=None, workspace=None):
         """Pool `rois` from `features`.
 
         Parameters
@@ -108,7 +108,7 @@ class ROIAlign(_Configured):
         rois : array of (rois_n, 5)
             ``(image_index, x1, y1, x2, y2)`` in image pixels, of any real dtype. The image index
             lies in ``[0, N - 1]`` and is rounded to the nearest image, halves up.
-        out, validate, stream
+        out, validate, stream, workspace
             As in `roi_align`.
 
         Returns
@@ -131,6 +131,7 @@ class ROIAlign(_Configured):
             out=out,
             validate=validate,
             stream=stream,
+            workspace=workspace,
         )
 
 
@@ -173,7 +174,7 @@ class ROIAlignGrad(_Configured):
     def __repr__(self):
         return f"ROIAlignGrad(xdiff_shape={self.xdiff_shape}, {self._arguments()})"
 
-    def __call__(self, dy, rois, *, out=None, validate=None, stream=None):
+    def __call__(self, dy, rois, *, out=None, validate=None, stream=None, workspace=None):
         """Return the gradient of the features.
 
         Parameters
@@ -182,7 +183,7 @@ class ROIAlignGrad(_Configured):
             The gradient with respect to the pooled features.
         rois : array of (rois_n, 5)
             As in `ROIAlign`.
-        out, validate, stream
+        out, validate, stream, workspace
             As in `roi_align_backward`.
 
         Returns
@@ -199,5 +200,12 @@ class ROIAlignGrad(_Configured):
         if tuple(getattr(dy, "shape", ()))[2:] != size:
             raise ValueError(f"dy must be (rois_n, C, {size[0]}, {size[1]}), got {describe(dy)}")
         return _operator.roi_align_backward(
-            dy, rois, self.xdiff_shape, self.geometry, out=out, validate=validate, stream=stream
+            dy,
+            rois,
+            self.xdiff_shape,
+            self.geometry,
+            out=out,
+            validate=validate,
+            stream=stream,
+            workspace=workspace,
         )

@@ -104,6 +104,7 @@ def raise_invalid(invalid, images, convention):
 def roi_align(
     features, rois, output_size, geometry: Geometry, *,
     mode=AVERAGE, return_argmax=False, layout="NCHW", out=None, validate=None, stream=None,
+    workspace=None,
 ):  # fmt: skip
     """Pool `rois` from `features`.
 
@@ -116,7 +117,7 @@ def roi_align(
     shape = ordered(layout, count, channels, *output_size)
     if out is not None:
         check_out(out, family, shape, dtype, "features", features)
-    with _dispatch.queue_for(family, features, stream) as queue:
+    with _dispatch.queue_for(family, features, stream, workspace) as queue:
         out = family.empty(shape, features) if out is None else out
         argmax = family.empty(shape, features, "int64") if return_argmax else None
         if 0 not in shape:
@@ -133,6 +134,7 @@ def roi_align(
 def roi_align_backward(
     grad_output, rois, feature_shape, geometry: Geometry, *,
     mode=AVERAGE, layout="NCHW", argmax=None, out=None, validate=None, stream=None,
+    workspace=None,
 ):  # fmt: skip
     """Return the gradient of a map of a shape from that of the features pooled from it."""
     family, grad, rois_family, rois = received("grad_output", grad_output, rois, layout)
@@ -151,7 +153,7 @@ def roi_align_backward(
         raise ValueError("argmax has no meaning for mode='avg'")
     if out is not None:
         check_out(out, family, feature_shape, dtype, "grad_output", grad)
-    with _dispatch.queue_for(family, grad, stream) as queue:
+    with _dispatch.queue_for(family, grad, stream, workspace) as queue:
         out = family.empty(feature_shape, grad) if out is None else out
         if 0 in grad.shape:
             _dispatch.clear(family, out, queue)
@@ -167,8 +169,9 @@ def roi_align_backward(
 
 
 def roi_align_box_backward(
-    grad_output, features, rois, geometry: Geometry, *, layout="NCHW", validate=None, stream=None
-):
+    grad_output, features, rois, geometry: Geometry, *,
+    layout="NCHW", out=None, validate=None, stream=None, workspace=None,
+):  # fmt: skip
     """Return the gradient of the boxes, (K, 5), from that of the features pooled from them."""
     family, features, rois_family, rois = received("features", features, rois, layout)
     grad_family, grad = adopted("grad_output", grad_output)
@@ -183,9 +186,12 @@ def roi_align_box_backward(
     if tuple(grad.shape) != shape:
         raise ValueError(f"grad_output must be of shape {shape}, got {tuple(grad.shape)}")
     rois_dtype = rois_family.dtype(rois)
-    wide = rois_dtype in ("float32", "float64")
-    with _dispatch.queue_for(family, features, stream) as queue:
-        out = family.empty((rois.shape[0], 5), features, rois_dtype if wide else "float32")
+    out_dtype = rois_dtype if rois_dtype in ("float32", "float64") else "float32"
+    if out is not None:
+        check_out(out, family, (rois.shape[0], 5), out_dtype, "features", features)
+    with _dispatch.queue_for(family, features, stream, workspace) as queue:
+        if out is None:
+            out = family.empty((rois.shape[0], 5), features, out_dtype)
         if 0 in shape:
             _dispatch.clear(family, out, queue)
             return out

@@ -38,6 +38,7 @@ def roi_align(
     out=None,
     validate=None,
     stream=None,
+    workspace=None,
 ):
     """Evaluate ONNX's operator RoiAlign, with its inputs and attributes.
 
@@ -64,7 +65,7 @@ def roi_align(
     coordinate_transformation_mode : {"half_pixel", "output_half_pixel"}
         "half_pixel" shifts boxes by -0.5 feature-map pixels; "output_half_pixel" does not, and its
         boxes have at least one pixel.
-    out, validate, stream
+    out, validate, stream, workspace
         As in `numba_roialign.roi_align`.
 
     Returns
@@ -108,6 +109,7 @@ def roi_align(
         out=out,
         validate=validate,
         stream=stream,
+        workspace=workspace,
     )
 
 
