@@ -138,6 +138,20 @@ class TorchCPU(NumPy):
         return _new_empty(shape, like, dtype)
 
 
+DLPACK_CUDA = 2  # DLPack's number for memory of a CUDA device
+
+
+def _from_dlpack(x):
+    """Return an array on a device that has DLPack alone as one of CuPy's, which reads it."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        raise TypeError(
+            f"a {type(x).__name__} on a CUDA device offers DLPack but no __cuda_array_interface__: "
+            "import cupy, which can read it"
+        )
+    return cupy.from_dlpack(x)
+
+
 class NumbaCUDA:
     """Numba device arrays, and whatever else has the CUDA array interface.
 
@@ -149,7 +163,9 @@ class NumbaCUDA:
     @staticmethod
     def owns(x) -> bool:
         # The simulator's arrays have no interface but carry Numba's own mark.
-        return hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__")
+        if hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__"):
+            return True
+        return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] == DLPACK_CUDA
 
     @staticmethod
     def device(x) -> int | None:
@@ -171,6 +187,8 @@ class NumbaCUDA:
     @staticmethod
     def adopt(x):
         require_cuda()
+        if not hasattr(x, "__cuda_array_interface__") and not hasattr(x, "__cuda_ndarray__"):
+            return _from_dlpack(x)
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             return x
         from numba import cuda
