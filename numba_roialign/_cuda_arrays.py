@@ -20,22 +20,51 @@ LARGEST_GRID = 65535  # blocks along the second and the third axis
 
 
 @functools.lru_cache(256)
-def kept_configuration(kernel, blocks, threads, stream):
+def configuration(kernel, blocks, threads, stream):
+    """Return a kernel configured for launches, kept for the next."""
     with warnings.catch_warnings():
         # Numba warns of small grids; a call on a few boxes is one and cannot help it.
         warnings.filterwarnings("ignore", message="Grid size")
         return kernel[blocks, threads, stream]
 
 
+def kind_of(argument):
+    """Return what decides the type of a kernel's argument: Numba's of an array, or Python's."""
+    if isinstance(argument, tuple):
+        return type(argument), *map(kind_of, argument)
+    return getattr(argument, "_numba_type_", None) or type(argument)
+
+
+_specialised: dict = {}
+
+
+def specialised(kernel, arguments):
+    """Return a kernel compiled for arguments like these.
+
+    Numba finds the type of a named tuple anew at each launch, 30 to 40 us for one of ours; a
+    specialised kernel is not asked.
+    """
+    key = kernel, cuda.get_current_device().compute_capability, kind_of(arguments)
+    if key not in _specialised:
+        _specialised[key] = kernel.specialize(*arguments)
+    return _specialised[key]
+
+
+def launch(kernel, blocks, threads, stream, *arguments):
+    """Launch a kernel."""
+    if config.ENABLE_CUDASIM:  # it has no types, and keeps the configuration in the kernel
+        kernel[blocks, threads, stream](*arguments)
+    else:
+        configuration(specialised(kernel, arguments), blocks, threads, stream)(*arguments)
+
+
 def configured(kernel, blocks, threads, stream):
-    """Return a kernel configured for a launch."""
-    if config.ENABLE_CUDASIM:  # the simulator keeps the configuration in the kernel
-        return kernel[blocks, threads, stream]
-    return kept_configuration(kernel, blocks, threads, stream)
+    """Return a function of a kernel's arguments that launches it."""
+    return functools.partial(launch, kernel, blocks, threads, stream)
 
 
 def over(kernel, work, stream):
-    """Return a kernel configured with a thread for each work item, up to a bound."""
+    """Return a function that launches a kernel with a thread for each work item, up to a bound."""
     return configured(
         kernel, -(-min(work, LARGEST_LAUNCH) // THREADS_PER_BLOCK), THREADS_PER_BLOCK, stream
     )

@@ -213,12 +213,12 @@ def part_sizes(length, rows, channels, parts):
 
 @cuda.jit
 def schedule_lines(
-    features, strides, start, sampling, y_slots, table, zero, out, out_strides, channels
+    features, strides, start, bins, y_slots, table, zero, out, out_strides, channels
 ):
     """Pool a batch by lines: a column of blocks for a RoI, each taking some of its parts."""
     lines = cuda.shared.array(LINE_NUMBERS, type(zero))
     n, one = cuda.blockIdx.x, np.uintp(1)
-    height, width = np.uintp(sampling.output_height), np.uintp(sampling.output_width)
+    height, width = np.uintp(bins[0]), np.uintp(bins[1])
     x_slot = np.uintp(n * (table.pixels.shape[0] // table.images.shape[0]) + y_slots)
     rows, planes = part_sizes(table.lines[n, 1], height, channels, cuda.gridDim.y)
     down, deep = split(height + rows - one, rows)[0], split(channels + planes - 1, planes)[0]
@@ -239,11 +239,11 @@ def schedule_lines(
 
 @cuda.jit
 def schedule_channels(
-    features, strides, start, sampling, y_slots, table, zero, out, out_strides, channels
+    features, strides, start, bins, y_slots, table, zero, out, out_strides, channels
 ):
     """Pool a batch, a thread per channel of a bin: neighbouring threads take neighbours."""
     n = cuda.blockIdx.x
-    height, width = np.uintp(sampling.output_height), np.uintp(sampling.output_width)
+    height, width = np.uintp(bins[0]), np.uintp(bins[1])
     row_stride, column_stride = np.uintp(strides.row), np.uintp(strides.column)
     plane_stride, channels = np.uintp(strides.channel), np.uintp(channels)
     image = table.images[n]
@@ -310,20 +310,21 @@ class Average:
         longest = min(self.sampling.width, self.x_slots)
         in_planes = (strides.channel != 1 or channels == 1) and longest <= LINE_NUMBERS
         launch = self.by_lines if in_planes else self.by_channels
+        bins = self.sampling.output_height, self.sampling.output_width
         launch(start, channels)(
-            features, narrowed(strides), start, self.sampling, self.y_slots, self.table, self.zero,
+            features, narrowed(strides), start, bins, self.y_slots, self.table, self.zero,
             out, out_strides, channels,
         )  # fmt: skip
 
     def by_lines(self, start, channels):
-        """Return the kernel for channels in planes, configured."""
+        """Return what launches the kernel for channels in planes."""
         most = self.sampling.output_height * channels
         columns = min(-(-BLOCKS // self.count(start)), most, LARGEST_GRID)
         blocks = self.count(start), columns
         return configured(schedule_lines, blocks, THREADS, self.queue.stream)
 
     def by_channels(self, start, channels):
-        """Return the kernel for channels side by side, configured."""
+        """Return what launches the kernel for channels side by side."""
         across = min(THREADS, 1 << (channels - 1).bit_length())
         along = THREADS // across
         deep = min(-(-channels // across), LARGEST_GRID)

@@ -122,7 +122,7 @@ class Tiles:
         )
 
     def over(self, kernel, channels, side_by_side):
-        """Return a kernel configured with a block for a tile and as many channels as suit it."""
+        """Return what launches a kernel, a block for a tile and as many channels as suit it."""
         threads = TILE_HEIGHT * TILE_WIDTH
         across = min(threads, 1 << (channels - 1).bit_length()) if side_by_side else 1
         blocks = self.count, min(-(-channels // across), LARGEST_GRID)

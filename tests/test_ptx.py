@@ -91,6 +91,7 @@ def arguments_of(kernel, feature, width):
         "lists": flat(i32, 2),
         "dots": flat(width),
         "y_slots": i64,
+        "bins": types.UniTuple(i64, 2),
         "table": types.NamedTuple(table, BinTable),
         "sampling": types.NamedTuple([i64] * 5 + [width] * 2 + [i64] * 3, Sampling),
         "convention": types.NamedTuple([width] * 4 + [boolean] * 3, Convention),
