@@ -185,22 +185,23 @@ def pool_backward(
         sums, sums_dtype = queue.empty(out.shape, np.float32), "float32"
     target, out_strides = flat_device_view(sums, layout, sums_dtype)
     channels = in_order(layout, out.shape)[1]
-    tiles = Tiles(sampling, tables.rows, queue)
+    tiles, last = Tiles(sampling, tables.rows, queue), out_strides.channel == 1
     if mode != AVERAGE:
         winners = flat_device_view(argmax, layout, "int64")
     for start in batches_of(tables, validate):
         tiles.fill(tables.images, tables.spans, tables.count(start))
         batch = start, tiles.lists, tiles.counts, tables.sampling, tables.spans
         bins = tables.y_bins, tables.x_bins
-        result = tables.zero, target, out_strides, channels, start > 0
+        result = tables.zero, target, out_strides, channels
         if mode == AVERAGE:
-            tiles.over(schedule_gradient, channels, out_strides.channel == 1)(
-                source, narrowed(strides), *batch, *bins, *result
+            own = tiles.own(channels, last)
+            tiles.over(schedule_gradient, channels, last, own)(
+                source, narrowed(strides), *batch, *bins, *result, own, start > 0
             )
         else:
-            tiles.over(schedule_winners, channels, out_strides.channel == 1)(
+            tiles.over(schedule_winners, channels, last)(
                 source, strides, *winners, *batch, *bins, tables.y_codes, tables.x_codes,
-                tables.x.grids, *result, mode,
+                tables.x.grids, *result, start > 0, mode,
             )  # fmt: skip
     if sums is not out:
         copy(target, out_strides, out, layout, dtype, queue.stream)

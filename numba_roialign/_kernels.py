@@ -177,31 +177,16 @@ def reaches(spans, n, y, x):
 
 
 @register_jitable
-def gradient_at(grad, strides, start, nearby, count, spans, y_bins, x_bins, c, y, x, zero, total):
-    """Add to `total` what a batch of RoIs gives to the gradient of a feature, of pixel `y`, `x`.
-
-    The tables are turned round: they hold for each pixel the bins that tap it, and so the average's
-    own kernel sums the gradients of these bins. The first `count` of `nearby` are the RoIs of the
-    batch that may reach the pixel, in order; it begins with RoI `start`.
-    """
-    row_stride, column_stride = np.uintp(strides.row), np.uintp(strides.column)
-    for k in range(count):
-        n = np.intp(nearby[k])
-        if reaches(spans, n, y, x):
-            origin = np.uintp(start + n) * np.uintp(strides.image)
-            origin += np.uintp(c) * np.uintp(strides.channel)
-            rows = bin_taps(y_bins, n, y - spans[n, 0])
-            columns = bin_taps(x_bins, n, x - spans[n, 2])
-            total = average(grad, origin, row_stride, column_stride, rows, columns, zero, total)
-    return total
-
-
-@register_jitable
 def won_at(
     grad, strides, argmax, argmax_strides, start, nearby, count, spans, y_bins, x_bins,
     y_codes, x_codes, grids, c, y, x, mode, total,
 ):  # fmt: skip
-    """As `gradient_at`, for a maximum: a bin counts where `argmax` says it took this pixel."""
+    """Add to `total` what a batch of RoIs gives to the gradient of a feature, of pixel `y`, `x`.
+
+    The tables are turned round: they hold for each pixel the samples that lean on it. Their bin
+    counts where `argmax` says it took this pixel. The first `count` of `nearby` are the RoIs of the
+    batch that may reach the pixel, in order; it begins with RoI `start`.
+    """
     for k in range(count):
         n = np.intp(nearby[k])
         if reaches(spans, n, y, x):

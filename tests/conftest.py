@@ -79,6 +79,8 @@ class Cuda(Target):
             _cuda_arrays.THREADS_PER_BLOCK = 16
             _cuda_forward.THREADS, _cuda_forward.BLOCKS, _cuda_forward.LINE_NUMBERS = 8, 4, 64
             _cuda_gradient.TILE_HEIGHT, _cuda_gradient.TILE_WIDTH = 2, 4
+            _cuda_gradient.THREADS, _cuda_gradient.BLOCKS = 4, 1
+            _cuda_gradient.SUM_NUMBERS = 8
 
     def array(self, values):
         from numba import cuda

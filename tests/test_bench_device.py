@@ -35,6 +35,7 @@ class Simulated(OursOnDevice):
 
         _cuda_arrays.THREADS_PER_BLOCK = _cuda_forward.THREADS = 8
         _cuda_forward.BLOCKS, _cuda_gradient.TILE_HEIGHT, _cuda_gradient.TILE_WIDTH = 2, 2, 4
+        _cuda_gradient.THREADS, _cuda_gradient.BLOCKS = 4, 1
         cuda_implementations.CALLS_PER_GRAPH = cuda_implementations.MOST_COPIES = 2
         super().__init__(threads, there="numba", **options)
         self.there.elapsed = self.elapsed  # the simulator's events tell no time

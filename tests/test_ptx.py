@@ -73,7 +73,7 @@ def arguments_of(kernel, feature, width):
     known = {
         **dict.fromkeys(("features", "grad", "source"), flat(feature)),
         **dict.fromkeys(("out", "slopes"), flat(feature)),
-        **dict.fromkeys(("start", "count", "channels", "mode", "corner", "column"), i64),
+        **dict.fromkeys(("start", "count", "channels", "own", "mode", "corner", "column"), i64),
         **dict.fromkeys(("y_taps", "x_taps", "y_bins", "x_bins"), taps),
         **dict.fromkeys(("y_samples", "x_samples"), samples),
         **dict.fromkeys(("y_codes", "x_codes", "counts"), flat(i32)),
