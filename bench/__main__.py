@@ -33,6 +33,7 @@ SPECS = {"cpu": implementations.SPECS, "cuda": cuda_implementations.SPECS}
 ALL_SPECS = [*SPECS["cpu"], *SPECS["cuda"]]
 
 QUICK = Effort(rounds=5, round_seconds=0.05, slow_seconds=1.0, fewest_rounds=2)
+DEVICE = Effort(round_seconds=0.02, slow_seconds=1.0)  # by its own clock, which needs less
 SWEEPS = replace(Effort(), rounds=5, slow_seconds=1.0, fewest_rounds=2)
 
 
@@ -114,7 +115,8 @@ def effort(arguments, standard):
 
 
 def measure_workloads(run, specs, workloads, arguments, save):
-    about = {"effort": effort(arguments, Effort()), "operation": arguments.operation}
+    standard = DEVICE if arguments.target == "cuda" else Effort()
+    about = {"effort": effort(arguments, standard), "operation": arguments.operation}
     with Rig(specs, arguments.threads, **about) as rig:
         run["implementations"] = rig.implementations
         for workload in (progress := tqdm(workloads, unit="workload")):

@@ -68,14 +68,14 @@ def steps(name):
     parallel = ["--", "-n", "8"] if find_spec("xdist") else []
     return [
         Step("environment", [python, "-m", "bench.device", "--environment"], 30),
-        Step("tests", [python, "-m", "tests", "device", *parallel], 170),
+        Step("tests", [python, "-m", "tests", "device", *parallel], 140),
         Step(
             "sanitizer",
             [*memcheck, *tests, "tests/test_workspace.py", "-k", SANITIZED],
-            60,
+            50,
             "" if sanitizer else "compute-sanitizer is not installed",
         ),
-        Step("benchmark", [*bench, name], 130),
+        Step("benchmark", [*bench, name], 170),
         Step("tables", [python, "-m", "bench", "report", str(RESULTS / f"{name}.json")], 15),
         Step("benchmark of the gradient", [*bench, backward, "--backward", "--quick"], 50),
         Step(

@@ -61,9 +61,10 @@ class Part(NamedTuple):
 
 @cuda.jit(device=True)
 def split(item, size):
-    """Return ``item // size`` and ``item % size``, both below 2**32: wider takes ten times as long.
+    """Return ``item // size`` and ``item % size``, both below 2**32.
 
-    They are never negative, and knowing it spares the compiler a select at each index.
+    A kernel that divides 32 bits has 30 instructions, one of 64 bits 110, or 150 with signs. The
+    results are never negative, and knowing it spares the compiler a select at each index.
     """
     quotient = np.uint32(item) // np.uint32(size)
     return np.uintp(quotient), np.uintp(item) - np.uintp(quotient) * np.uintp(size)
