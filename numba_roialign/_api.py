@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+from typing import Any, Literal, SupportsIndex, overload
+
+from numpy import floating
+from numpy.typing import NDArray
 
 from . import _operator
 from ._arguments import (
@@ -16,10 +20,19 @@ from ._arguments import (
     positive,
     sampling_pair,
 )
+from ._geometry import Convention
 from ._operator import Geometry
+from ._typing import AnyArray, Array, Floats, Integers, Layout, Mode, RoIs, Shape
+from ._workspace import Workspace
 
 
-def geometry_of(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio) -> Geometry:
+def geometry_of(
+    spatial_scale: Floats,
+    sampling_ratio: Integers,
+    aligned: bool,
+    convention: str | Convention | None,
+    max_sampling_ratio: SupportsIndex | None,
+) -> Geometry:
     """Return what these arguments say of how boxes are sampled."""
     return Geometry(
         pair("spatial_scale", spatial_scale, positive),
@@ -32,7 +45,7 @@ def geometry_of(spatial_scale, sampling_ratio, aligned, convention, max_sampling
 _kept_geometry = functools.lru_cache(256, typed=True)(geometry_of)
 
 
-def kept_geometry(*arguments):
+def kept_geometry(*arguments: Any) -> Geometry:
     """As `geometry_of`, kept for the next call: making it takes 5 us, of a small call's 100."""
     try:
         return _kept_geometry(*arguments)
@@ -40,24 +53,40 @@ def kept_geometry(*arguments):
         return geometry_of(*arguments)
 
 
+@overload
 def roi_align(
-    features,
-    rois,
-    output_size,
-    spatial_scale=1.0,
-    sampling_ratio=-1,
-    aligned=False,
+    features: Array, rois: RoIs, output_size: Integers, spatial_scale: Floats = ...,
+    sampling_ratio: Integers = ..., aligned: bool = ..., *, mode: Mode = ...,
+    convention: str | Convention | None = ..., max_sampling_ratio: SupportsIndex | None = ...,
+    return_argmax: Literal[False] = ..., layout: Layout = ..., out: Array | None = ...,
+    validate: bool | None = ..., stream: Any = ..., workspace: Workspace | None = ...,
+) -> Array: ...  # fmt: skip
+@overload
+def roi_align(
+    features: Array, rois: RoIs, output_size: Integers, spatial_scale: Floats = ...,
+    sampling_ratio: Integers = ..., aligned: bool = ..., *, mode: Mode = ...,
+    convention: str | Convention | None = ..., max_sampling_ratio: SupportsIndex | None = ...,
+    return_argmax: Literal[True], layout: Layout = ..., out: Array | None = ...,
+    validate: bool | None = ..., stream: Any = ..., workspace: Workspace | None = ...,
+) -> tuple[Array, Any]: ...  # fmt: skip
+def roi_align(
+    features: Any,
+    rois: RoIs,
+    output_size: Integers,
+    spatial_scale: Floats = 1.0,
+    sampling_ratio: Integers = -1,
+    aligned: bool = False,
     *,
-    mode="avg",
-    convention=None,
-    max_sampling_ratio=None,
-    return_argmax=False,
-    layout="NCHW",
-    out=None,
-    validate=None,
-    stream=None,
-    workspace=None,
-):
+    mode: Mode = "avg",
+    convention: str | Convention | None = None,
+    max_sampling_ratio: SupportsIndex | None = None,
+    return_argmax: bool = False,
+    layout: Layout = "NCHW",
+    out: Any = None,
+    validate: bool | None = None,
+    stream: Any = None,
+    workspace: Workspace | None = None,
+) -> Any:
     """Pool a fixed-size feature from each box of a feature map, without rounding coordinates.
 
     The arguments stand in the order of ``torchvision.ops.roi_align`` and mean the same. The call
@@ -173,23 +202,23 @@ def roi_align(
 
 
 def roi_align_backward(
-    grad_output,
-    rois,
-    feature_shape,
-    spatial_scale=1.0,
-    sampling_ratio=-1,
-    aligned=False,
+    grad_output: Array,
+    rois: RoIs,
+    feature_shape: Shape,
+    spatial_scale: Floats = 1.0,
+    sampling_ratio: Integers = -1,
+    aligned: bool = False,
     *,
-    mode="avg",
-    convention=None,
-    max_sampling_ratio=None,
-    argmax=None,
-    layout="NCHW",
-    out=None,
-    validate=None,
-    stream=None,
-    workspace=None,
-):
+    mode: Mode = "avg",
+    convention: str | Convention | None = None,
+    max_sampling_ratio: SupportsIndex | None = None,
+    argmax: AnyArray | None = None,
+    layout: Layout = "NCHW",
+    out: Array | None = None,
+    validate: bool | None = None,
+    stream: Any = None,
+    workspace: Workspace | None = None,
+) -> Array:
     """Return the gradient of `roi_align` with respect to its features.
 
     It is deterministic: the same bits for any number of threads and in every run. Nothing is added
@@ -258,22 +287,38 @@ def roi_align_backward(
     )
 
 
+@overload
 def roi_align_box_backward(
-    grad_output,
-    features,
-    rois,
-    spatial_scale=1.0,
-    sampling_ratio=-1,
-    aligned=False,
+    grad_output: NDArray[Any], features: NDArray[Any], rois: RoIs, spatial_scale: Floats = ...,
+    sampling_ratio: Integers = ..., aligned: bool = ..., *,
+    convention: str | Convention | None = ..., max_sampling_ratio: SupportsIndex | None = ...,
+    layout: Layout = ..., out: NDArray[Any] | None = ..., validate: bool | None = ...,
+    stream: Any = ..., workspace: Workspace | None = ...,
+) -> NDArray[floating[Any]]: ...  # fmt: skip
+@overload
+def roi_align_box_backward(
+    grad_output: AnyArray, features: Array, rois: RoIs, spatial_scale: Floats = ...,
+    sampling_ratio: Integers = ..., aligned: bool = ..., *,
+    convention: str | Convention | None = ..., max_sampling_ratio: SupportsIndex | None = ...,
+    layout: Layout = ..., out: Array | None = ..., validate: bool | None = ...,
+    stream: Any = ..., workspace: Workspace | None = ...,
+) -> Array: ...  # fmt: skip
+def roi_align_box_backward(
+    grad_output: Any,
+    features: Any,
+    rois: RoIs,
+    spatial_scale: Floats = 1.0,
+    sampling_ratio: Integers = -1,
+    aligned: bool = False,
     *,
-    convention=None,
-    max_sampling_ratio=None,
-    layout="NCHW",
-    out=None,
-    validate=None,
-    stream=None,
-    workspace=None,
-):
+    convention: str | Convention | None = None,
+    max_sampling_ratio: SupportsIndex | None = None,
+    layout: Layout = "NCHW",
+    out: Any = None,
+    validate: bool | None = None,
+    stream: Any = None,
+    workspace: Workspace | None = None,
+) -> Any:
     """Return the gradient of `roi_align`, mode "avg", with respect to its boxes.
 
     Parameters

@@ -107,14 +107,15 @@ def check_like(name, x, family, shape, dtype):
         )
 
 
-def check_out(out, family, shape, dtype, other_name, other):
-    """Check an array to write a result to, and that it lies apart from the one that is read."""
+def check_out(out, family, shape, dtype, **read):
+    """Check an array to write a result to, and that it lies apart from those that are read."""
     check_like("out", out, family, shape, dtype)
     memory = family.array(out)
     if family.target == "cpu" and not memory.flags.writeable:
         raise ValueError("out is read-only")
-    if 0 not in shape and overlap(memory, family.array(other)):
-        raise ValueError(f"out overlaps {other_name}")
+    for name, other in read.items():
+        if other is not None and 0 not in shape and overlap(memory, other):
+            raise ValueError(f"out overlaps {name}")
 
 
 def map_shape(name, shape):
@@ -144,9 +145,14 @@ def most_samples(max_sampling_ratio):
     return min(integer("max_sampling_ratio", max_sampling_ratio, least=1), LARGEST_GRID)
 
 
+def sample_count(name, value, least=None):
+    """Return an argument as a number of samples per bin and axis, or 0 or less for adaptive."""
+    count = integer(name, value, least)
+    if count >= LARGEST_GRID:
+        raise ValueError(f"{name} must be below 2**30, got {count}")
+    return count
+
+
 def sampling_pair(sampling_ratio):
     """Return the argument `sampling_ratio` as samples per bin in y and x."""
-    samples = pair("sampling_ratio", sampling_ratio, integer)
-    if max(samples) >= LARGEST_GRID:
-        raise ValueError(f"sampling_ratio must be below 2**30, got {sampling_ratio}")
-    return samples
+    return pair("sampling_ratio", sampling_ratio, sample_count)

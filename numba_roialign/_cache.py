@@ -12,7 +12,7 @@ import functools
 import hashlib
 from pathlib import Path
 
-from numba import njit
+from numba import config, njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
 
 
@@ -34,6 +34,10 @@ class _PackageCacheImpl(CompileResultCacheImpl):
 
 class _PackageCache(FunctionCache):
     _impl_class = _PackageCacheImpl
+
+    def _index_key(self, sig, codegen):
+        # Numba's own forgets that NUMBA_BOUNDSCHECK compiles other code.
+        return *super()._index_key(sig, codegen), config.BOUNDSCHECK  # type: ignore[attr-defined]
 
 
 def package_cache(function):

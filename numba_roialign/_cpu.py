@@ -7,10 +7,11 @@ import numpy as np
 from . import _cpu_call, _cpu_plan
 from ._cpu_call import Gradient, Pooling
 from ._cpu_plan import gradient_plan, pooling_plan
-from ._cpu_threads import Threads
-from ._flat import in_place
+from ._cpu_threads import usable_threads
+from ._flat import in_place, place_for, plain
 from ._halves import narrowed, widened
 from ._kernels import AVERAGE
+from ._memory import empty_result
 
 # Of the slopes that a box gradient holds at a time, as long as one RoI's fit.
 SLOPE_BYTES = 16 << 20
@@ -34,10 +35,10 @@ def clear(array, dtype=None, stream=None):
 
 def run(call_type, plan, features, rois, out, validate, argmax=None, small=False):
     """Run a call; return the invalid RoI it found first, where asked for, and all it found."""
-    with Threads(wanted=not small) as threads:
-        call = call_type(plan, features, rois, out, threads, argmax)
-        invalid = call.run(validate)
-        call.workspace.give_back()
+    threads = 1 if small else usable_threads()
+    call = call_type(plan, features, rois, out, threads, argmax)
+    invalid = call.run(validate)
+    call.workspace.give_back()
     return invalid, call.invalid
 
 
@@ -59,33 +60,35 @@ def pool(
     """
     checked = validate is not False
     invalid, skipped = pool_as(
-        features, rois, sampling, convention, out, layout, dtype, dtype, checked, mode, argmax
-    )
-    if skipped:
-        out[skipped] = np.nan
-        if argmax is not None:
-            argmax[skipped] = -1
+        features, rois, sampling, convention, out, layout, dtype, dtype, checked, np.nan, mode,
+        argmax,
+    )  # fmt: skip
+    if skipped and argmax is not None:
+        argmax[skipped] = -1
     return invalid
 
 
 def pool_as(
-    features, rois, sampling, convention, out, layout, dtype, out_dtype, validate,
+    features, rois, sampling, convention, out, layout, dtype, out_dtype, validate, invalid_value,
     mode=AVERAGE, argmax=None, corner=None,
 ):  # fmt: skip
-    """As `pool`, with `out` in any dtype, and slopes for a `corner`; and without NaN.
+    """As `pool`, with `out` in any dtype, slopes for a `corner`, and a value for invalid rows.
 
-    Returns the first invalid row where that is asked for, and all the rows left unwritten.
+    Returns the first invalid row where that is asked for, and all the rows that are.
     """
-    source, target = in_place(features), in_place(out)
+    source, target = in_place(features), place_for(out)
     plan = pooling_plan(
         layout, source.shape, source.strides, target.shape[1:], target.strides,
         dtype, out_dtype, sampling, convention,
         mode, corner, argmax is not None, _cpu_plan.MOST_LANES,
     )  # fmt: skip
-    rois = np.ascontiguousarray(rois, np.float64)
+    rois = plain(rois, np.float64)
     small = len(rois) * plan.most_taps * plan.channels < _cpu_call.SERIAL_WORK
     invalid, skipped = run(Pooling, plan, source, rois, target, validate, argmax, small)
     if invalid is None:
+        if skipped:
+            value = np.full((1,) * target.ndim, invalid_value, np.float32)
+            target[skipped] = narrowed(value, out_dtype, target.dtype)
         settle(target, out)
     return invalid, skipped
 
@@ -98,10 +101,10 @@ def pool_backward(
 
     An invalid row gives nothing to it, where it does not raise as in `pool`.
     """
-    source, target = in_place(grad), in_place(out)
+    source, target = in_place(grad), place_for(out)
     if mode != AVERAGE:
-        argmax = np.ascontiguousarray(argmax, np.int64)
-    rois = np.ascontiguousarray(rois, np.float64)
+        argmax = plain(argmax, np.int64)
+    rois = plain(rois, np.float64)
 
     def plan_for(target, out_dtype, batched):
         return gradient_plan(
@@ -113,7 +116,7 @@ def pool_backward(
     if plan.table_rows(len(rois)) < len(rois):
         wide = dtype in ("float32", "float64")
         # Batches add up in the result, which then must be as exact as the sums.
-        target = target if wide else np.empty(out.shape, np.float32)
+        target = target if wide else empty_result(out.shape, np.float32)
         plan = plan_for(target, dtype if wide else "float32", batched=True)
     small = len(rois) * plan.most_taps * plan.channels + out.size < _cpu_call.SERIAL_WORK
     invalid, _ = run(Gradient, plan, source, rois, target, validate is not False, argmax, small)
@@ -138,7 +141,7 @@ def box_backward(
     number = np.dtype("float64" if dtype == "float64" else "float32")
     pooled = grad.shape[1:]
     step = max(1, SLOPE_BYTES // (number.itemsize * int(np.prod(pooled))))
-    slopes = np.empty((min(step, len(rois)), *pooled), number)
+    slopes = empty_result((min(step, len(rois)), *pooled), number)
     gradients = np.zeros((len(rois), 5))
     for start in range(0, len(rois), step):
         rows = slice(start, start + step)
@@ -146,13 +149,12 @@ def box_backward(
         values = slopes[: len(weights)]
         for corner in range(4):
             checked = corner == 0 and validate is not False
-            invalid, skipped = pool_as(
+            invalid, _ = pool_as(
                 features, rois[rows], sampling, convention, values, layout, dtype, number.name,
-                checked, corner=corner,
+                checked, 0, corner=corner,
             )  # fmt: skip
             if invalid is not None:
                 return start + invalid[0], invalid[1]
-            values[skipped] = 0
             gradients[rows, corner + 1] = np.einsum(
                 "ni,ni->n", values.reshape(weights.shape), weights, dtype=np.float64
             )

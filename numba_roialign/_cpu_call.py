@@ -9,6 +9,7 @@ import numpy as np
 from ._cpu_job import ADDRESSES, FOUND, POSITIONS
 from ._cpu_plan import memory_layout
 from ._cpu_tasks import FEW_ROIS, TASKS_PER_THREAD, cut, sorted_rows
+from ._cpu_threads import run
 from ._memory import LINE, address_of, aligned_empty
 
 # Below, in multiplications, a call runs on the calling thread alone. Waking threads takes 10 to
@@ -79,6 +80,7 @@ class Call:
 
     def __init__(self, plan, features, rois, out, threads, argmax=None):
         self.plan, self.rois, self.threads = plan, rois, threads
+        self.arrays = features, out, argmax  # kept while other threads may work on them
         self.table_rows = plan.table_rows(len(rois))
         size, starts = memory_layout(plan, self.table_rows, self.threads)
         self.workspace = Workspace.borrow(size)
@@ -108,7 +110,7 @@ class Call:
         few = rows * (plan.sampling.output_height + plan.sampling.output_width) < SERIAL_BINS
         threads = 1 if few else self.threads
         self.workspace.set(start=start, rows=rows, threads=threads)
-        plan.fill.run(threads, self.workspace.address)
+        run(plan.fill, threads, self.workspace.address, self)
         found = self.workspace.table("found", threads * FOUND).tolist()
         invalid, first_invalid, low, high, taps = (found[n::FOUND] for n in range(5))
         return Found(rows, sum(invalid), start + min(first_invalid), min(low), max(high), sum(taps))
@@ -124,7 +126,7 @@ class Call:
 
     def work(self, threads, **fields):
         self.workspace.set(**fields)
-        self.plan.work.run(threads, self.workspace.address)
+        run(self.plan.work, threads, self.workspace.address, self)
 
     def run_batch(self, start, found):
         """Compute the batch in the tables."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from typing import NamedTuple, get_type_hints
 
 from llvmlite import ir
@@ -166,7 +167,8 @@ def _call(typing_context, address, thread, job):
 
 
 @cached_njit(parallel=True, **OPTIONS)
-def _call_in_threads(threads, address, job):
+def call_in_threads(threads, address, job):
+    """Call the compiled function at an address from each thread of a parallel region."""
     for thread in prange(threads):
         _call(address, thread, job)
 
@@ -175,15 +177,8 @@ class Compiled(NamedTuple):
     """A function of a thread's number and a job, compiled."""
 
     address: int
-    function: object  # the same for Python; it releases the GIL
+    call: Callable[[int, int], None]  # the same for Python; it releases the GIL
     owner: object  # keeps the code
-
-    def run(self, threads, job):
-        """Run on the job at an address, with the numbers of all threads."""
-        if threads == 1:
-            self.function(0, job)
-        else:
-            _call_in_threads(threads, self.address, job)
 
 
 @functools.cache

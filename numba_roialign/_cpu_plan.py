@@ -6,6 +6,7 @@ Plans are kept: a call like one before computes nothing of this again.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 from dataclasses import dataclass
@@ -312,11 +313,10 @@ def gradient_plan(
     )  # fmt: skip
 
 
-def memory_layout(plan, rows, threads):
-    """Return how many bytes the job's own arrays take and where each begins.
+def memory_sizes(plan, rows, threads):
+    """Return how many bytes each of the job's own arrays takes, in the order of its addresses.
 
-    `rows` is how many RoIs a batch has. The arrays stand in the order of the job's addresses; the
-    caller's arrays are not among them and begin at 0.
+    `rows` is how many RoIs a batch has. The caller's arrays are among them, with 0.
     """
     sizes = {name: rows * size for name, size in plan.tables.items()}
     sizes |= {
@@ -327,8 +327,11 @@ def memory_layout(plan, rows, threads):
         "staging": threads * plan.staging_size * plan.result_bytes,
         "numbers": threads * plan.numbers_size * 8,
     }
-    starts, end = [], 0
-    for name in ADDRESSES:
-        starts.append(end)
-        end += -(-sizes.get(name, 0) // LINE) * LINE
+    return [-(-sizes.get(name, 0) // LINE) * LINE for name in ADDRESSES]
+
+
+@functools.lru_cache(1024)
+def memory_layout(plan, rows, threads):
+    """Return how many bytes the job's own arrays take together, and where each begins."""
+    *starts, end = itertools.accumulate(memory_sizes(plan, rows, threads), initial=0)
     return end, np.array(starts, np.int64)

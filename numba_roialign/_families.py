@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import sys
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
-from ._memory import empty_result
+from ._memory import check_size, empty_result
 
 
 def require_cuda() -> None:
@@ -135,6 +136,7 @@ class TorchCPU(NumPy):
 
     @staticmethod
     def empty(shape, like, dtype=None):
+        check_size(math.prod(shape) * (8 if dtype == "int64" else like.element_size()))
         return _new_empty(shape, like, dtype)
 
 

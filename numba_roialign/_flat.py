@@ -11,6 +11,7 @@ import functools
 import numpy as np
 
 from ._kernels import Strides
+from ._memory import empty_result
 
 # Where the image (of an output: the RoI), channel, row and column stand in an array's shape.
 LAYOUTS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 3, 1, 2)}
@@ -85,12 +86,46 @@ def flat_view(array: np.ndarray, layout: str):
     return flat, Strides(*in_order(layout, strides))
 
 
+@functools.lru_cache(1024)
+def overlaps_itself(shape, strides, itemsize) -> bool:
+    """Say whether elements of an array may share memory, as those of a broadcast do."""
+    reached = itemsize
+    for stride, size in sorted(zip(map(abs, strides), shape, strict=True)):
+        if size > 1 and stride < reached:
+            return True
+        reached += (size - 1) * stride
+    return False
+
+
 def in_place(array):
     """Return an array whose elements a flat view reaches: itself where that can be, or a copy.
 
     A copy where strides are negative or odd, or elements misaligned or byte-swapped.
     """
-    strides = element_strides(array.shape, array.strides, array.itemsize)
-    if strides is not None and array.flags.aligned and array.dtype.isnative:
+    if _is_flat(array):
         return array
-    return np.array(array, array.dtype.newbyteorder("="), order="C")
+    copy = _like(array)
+    copy[...] = array
+    return copy
+
+
+def plain(array, dtype):
+    """Return an array in C order and of a dtype: itself, or a copy."""
+    array = np.ascontiguousarray(array, dtype)
+    return array if array.flags.aligned else array.copy()
+
+
+def place_for(out):
+    """Return where to write what is meant for an array: there, or where a flat view reaches."""
+    if _is_flat(out) and not overlaps_itself(out.shape, out.strides, out.itemsize):
+        return out
+    return _like(out)
+
+
+def _is_flat(array) -> bool:
+    strides = element_strides(array.shape, array.strides, array.itemsize)
+    return strides is not None and array.flags.aligned and array.dtype.isnative
+
+
+def _like(array):
+    return empty_result(array.shape, array.dtype.newbyteorder("="))

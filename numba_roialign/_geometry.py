@@ -138,18 +138,18 @@ def samples_per_bin(bin_size, samples, most, floor_grid):
 def axis_of(low, high, scale, bins, samples, most, length, convention, zero):
     """Lay one axis of a box over the map; ``samples == -1`` marks a box that cannot be pooled.
 
-    The adaptive grid is decided in the type of `zero`, the accumulator: a size that is a whole
-    number in float32 then chooses the same grid on every target and in every peer, while the
-    sample positions keep the wider type of `low`.
+    That, and the adaptive grid, are decided in the type of `zero`, the accumulator: a size that is
+    a whole number in float32 then chooses the same grid on every target and in every peer, while
+    the sample positions keep the wider type of `low`.
     """
     G = type(zero)
     T = type(low)
-    _, size = span(G(low), G(high), G(scale), convention)
+    start, size = span(G(low), G(high), G(scale), convention)
     grid = samples_per_bin(size / G(bins), samples, most, convention.floor_grid)
-    start, size = span(low, high, scale, convention)
-    finite = abs(low) < T(math.inf) and abs(high) < T(math.inf)
-    if not (finite and abs(start) < T(math.inf) and abs(size) < T(math.inf)):
+    finite = abs(G(low)) < G(math.inf) and abs(G(high)) < G(math.inf)
+    if not (finite and abs(start) < G(math.inf)):
         grid = -1
+    start, size = span(low, high, scale, convention)
     return Axis(start, size / T(bins), bins, grid, length)
 
 

@@ -77,7 +77,9 @@ def _load(builder, storage, count, pointer):
 
 
 def _store(builder, storage, pointer, value, align=None):
-    """Store a vector of floats to consecutive elements."""
+    """Store a float, or a vector of them to consecutive elements."""
+    if not isinstance(value.type, ir.VectorType):
+        value = _splat(builder, value, 1)
     if storage in CONVERSIONS:
         value = CONVERSIONS[storage][1](builder, value)
     pointer = builder.bitcast(pointer, value.type.as_pointer())
@@ -142,10 +144,8 @@ class _TypeStore(AbstractTemplate):
 @lower_builtin(operator.setitem, View, types.uintp, types.Float)
 @lower_builtin(operator.setitem, View, types.uintp, types.Integer)
 def _lower_store(context, builder, sig, args):
-    view, _, value = sig.args[0], *args[1:]
-    if view.count == 1:
-        value = _splat(builder, value, 1)
-    _store(builder, view.storage, builder.gep(args[0], [args[1]]), value)
+    pointer, index, value = args
+    _store(builder, sig.args[0].storage, builder.gep(pointer, [index]), value)
     return context.get_dummy_value()
 
 

@@ -1,8 +1,15 @@
-"""Memory of NumPy arrays: aligned to cache lines, and that of large results used again."""
+"""Memory of NumPy arrays: aligned to cache lines, and that of large results used again.
+
+What cannot fit is refused before any of it is used. A system may promise more memory than there is,
+and end the process that uses it.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -22,11 +29,33 @@ def address_of(array) -> int:
     return array.__array_interface__["data"][0]
 
 
+@functools.cache
+def most_bytes() -> int:
+    """Return how much memory the process can ever have: its machine's, or its container's."""
+    limits = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+    sizes = [path.read_text().strip() for path in limits if path.is_file()]
+    most = [int(size) for size in sizes if size.isdigit()]  # "max" is none
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        most.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(most, default=1 << 62)
+
+
+def check_size(size):
+    """Refuse a size that cannot fit."""
+    if size > most_bytes():
+        raise MemoryError(f"a call needs {size} bytes at once, and there are {most_bytes()} in all")
+
+
 def aligned_empty(size):
     """Return an array of bytes that starts on a cache line, which no vector then straddles."""
-    memory = np.empty(size + LINE, np.uint8)
+    size += LINE
+    check_size(size)
+    try:
+        memory = np.empty(size, np.uint8)
+    except MemoryError:
+        raise MemoryError(f"a call needs {size} bytes at once, which the system refuses") from None
     skip = -address_of(memory) % LINE
-    return memory[skip : skip + size]
+    return memory[skip : skip + size - LINE]
 
 
 class _Lease:
@@ -34,9 +63,9 @@ class _Lease:
 
     kept: ClassVar[dict[int, np.ndarray]] = {}  # not lent; oldest first
 
-    def __init__(self, size):
-        self.memory = self.take(size)
-        self.__array_interface__ = self.memory.__array_interface__
+    def __init__(self, memory):
+        self.memory = memory
+        self.__array_interface__ = memory.__array_interface__
 
     @classmethod
     def take(cls, size):
@@ -56,10 +85,10 @@ class _Lease:
 
 
 def empty_result(shape, dtype):
-    """Return an array to write a result to."""
+    """Return an array to write a result to, final or not."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < LARGE_RESULT:
         return np.empty(shape, dtype)
-    memory = np.asarray(_Lease(size) if size >= LENT_RESULT else aligned_empty(size))
+    memory = np.asarray(_Lease(_Lease.take(size))) if size >= LENT_RESULT else aligned_empty(size)
     return memory[:size].view(dtype).reshape(shape)

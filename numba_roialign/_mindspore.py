@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from . import _operator
-from ._arguments import describe, integer, map_shape, positive
+from ._arguments import describe, integer, map_shape, positive, sample_count
 from ._geometry import LARGEST_GRID
 from ._operator import Geometry
+from ._typing import AnyArray, Array, Shape
+from ._workspace import Workspace
 from .conventions import MINDSPORE_0, MINDSPORE_1
 
 
 class _Configured:
     """What both operators are constructed with; MindSpore is strict about the types."""
 
-    def __init__(self, pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode):
+    def __init__(
+        self,
+        pooled_height: int,
+        pooled_width: int,
+        spatial_scale: float,
+        sample_num: int,
+        roi_end_mode: Literal[0, 1],
+    ) -> None:
         integers = {
             "pooled_height": pooled_height,
             "pooled_width": pooled_width,
@@ -27,7 +38,7 @@ class _Configured:
         self.pooled_height = integer("pooled_height", pooled_height, least=1)
         self.pooled_width = integer("pooled_width", pooled_width, least=1)
         self.spatial_scale = positive("spatial_scale", spatial_scale)
-        self.sample_num = integer("sample_num", sample_num)
+        self.sample_num = sample_count("sample_num", sample_num)
         if roi_end_mode not in (0, 1):
             raise ValueError(f"roi_end_mode must be 0 or 1, got {roi_end_mode}")
 
@@ -39,7 +50,7 @@ class _Configured:
             MINDSPORE_1 if roi_end_mode else MINDSPORE_0,
         )
 
-    def _arguments(self):
+    def _arguments(self) -> str:
         return (
             f"pooled_height={self.pooled_height}, pooled_width={self.pooled_width}, "
             f"spatial_scale={self.spatial_scale}, sample_num={self.sample_num}, "
@@ -92,13 +103,29 @@ class ROIAlign(_Configured):
              [2.275, 2.525]]]], dtype=float32)
     """
 
-    def __init__(self, pooled_height, pooled_width, spatial_scale, sample_num=2, roi_end_mode=1):
+    def __init__(
+        self,
+        pooled_height: int,
+        pooled_width: int,
+        spatial_scale: float,
+        sample_num: int = 2,
+        roi_end_mode: Literal[0, 1] = 1,
+    ) -> None:
         super().__init__(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"ROIAlign({self._arguments()})"
 
-    def __call__(self, features, rois, *, out=None, validate=None, stream=None, workspace=None):
+    def __call__(
+        self,
+        features: Array,
+        rois: AnyArray,
+        *,
+        out: Array | None = None,
+        validate: bool | None = None,
+        stream: Any = None,
+        workspace: Workspace | None = None,
+    ) -> Array:
         """Pool `rois` from `features`.
 
         Parameters
@@ -164,17 +191,32 @@ class ROIAlignGrad(_Configured):
     """
 
     def __init__(
-        self, xdiff_shape, pooled_height, pooled_width, spatial_scale, sample_num=2, roi_end_mode=1
-    ):
+        self,
+        xdiff_shape: Shape,
+        pooled_height: int,
+        pooled_width: int,
+        spatial_scale: float,
+        sample_num: int = 2,
+        roi_end_mode: Literal[0, 1] = 1,
+    ) -> None:
         super().__init__(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
         if not isinstance(xdiff_shape, (tuple, list)):
             raise TypeError(f"xdiff_shape must be a tuple, got {describe(xdiff_shape)}")
         self.xdiff_shape = map_shape("xdiff_shape", xdiff_shape)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"ROIAlignGrad(xdiff_shape={self.xdiff_shape}, {self._arguments()})"
 
-    def __call__(self, dy, rois, *, out=None, validate=None, stream=None, workspace=None):
+    def __call__(
+        self,
+        dy: Array,
+        rois: AnyArray,
+        *,
+        out: Array | None = None,
+        validate: bool | None = None,
+        stream: Any = None,
+        workspace: Workspace | None = None,
+    ) -> Array:
         """Return the gradient of the features.
 
         Parameters

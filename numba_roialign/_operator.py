@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import _dispatch
 from ._arguments import (
@@ -45,7 +45,7 @@ class Geometry(NamedTuple):
     most_samples: int
     convention: Convention
 
-    def sampling(self, images, height, width, output_size):
+    def sampling(self, images, height, width, output_size: tuple[int, int]) -> Sampling:
         return Sampling(
             images, height, width, *output_size, *self.scale, *self.samples, self.most_samples
         )
@@ -92,10 +92,12 @@ def check_map(shape, count, layout):
     images, channels, height, width = in_order(layout, shape)
     if count and 0 in (images, height, width):
         raise ValueError(f"features of shape {tuple(shape)} has no pixels to pool")
+    if max(height, width) >= 2**31:  # tables of taps number them in 32 bits
+        raise ValueError(f"features of shape {tuple(shape)} has a side of 2**31 pixels or more")
     return images, channels, height, width
 
 
-def raise_invalid(invalid, images, convention):
+def raise_invalid(invalid: tuple[int, Any] | None, images, convention):
     """Raise where a target has found an invalid row."""
     if invalid is not None:
         raise InvalidRoIError(*invalid, images, convention)
@@ -115,14 +117,15 @@ def roi_align(
     count, dtype = rois.shape[0], family.dtype(features)
     images, channels, height, width = check_map(features.shape, count, layout)
     shape = ordered(layout, count, channels, *output_size)
-    if out is not None:
-        check_out(out, family, shape, dtype, "features", features)
     with _dispatch.queue_for(family, features, stream, workspace) as queue:
-        out = family.empty(shape, features) if out is None else out
+        boxes = rois_family.boxes(rois)
+        if out is None:
+            out = family.empty(shape, features)
+        else:
+            check_out(out, family, shape, dtype, features=family.array(features), rois=boxes)
         argmax = family.empty(shape, features, "int64") if return_argmax else None
         if 0 not in shape:
             sampling = geometry.sampling(images, height, width, output_size)
-            boxes = rois_family.boxes(rois)
             invalid = _dispatch.pool(
                 family, features, boxes, sampling, geometry.convention, out, layout, dtype,
                 validate, queue, mode, argmax,
@@ -151,15 +154,18 @@ def roi_align_backward(
         check_like("argmax", argmax, family, grad.shape, "int64")
     elif argmax is not None:
         raise ValueError("argmax has no meaning for mode='avg'")
-    if out is not None:
-        check_out(out, family, feature_shape, dtype, "grad_output", grad)
+    winners = None if argmax is None else family.array(argmax)
     with _dispatch.queue_for(family, grad, stream, workspace) as queue:
-        out = family.empty(feature_shape, grad) if out is None else out
+        boxes = rois_family.boxes(rois)
+        if out is None:
+            out = family.empty(feature_shape, grad)
+        else:
+            read = {"grad_output": family.array(grad), "rois": boxes, "argmax": winners}
+            check_out(out, family, feature_shape, dtype, **read)
         if 0 in grad.shape:
             _dispatch.clear(family, out, queue)
         elif 0 not in feature_shape:
             sampling = geometry.sampling(images, height, width, output_size)
-            boxes = rois_family.boxes(rois)
             invalid = _dispatch.pool_backward(
                 family, grad, boxes, sampling, geometry.convention, out, layout, dtype,
                 validate, queue, mode, argmax,
@@ -187,18 +193,20 @@ def roi_align_box_backward(
         raise ValueError(f"grad_output must be of shape {shape}, got {tuple(grad.shape)}")
     rois_dtype = rois_family.dtype(rois)
     out_dtype = rois_dtype if rois_dtype in ("float32", "float64") else "float32"
-    if out is not None:
-        check_out(out, family, (rois.shape[0], 5), out_dtype, "features", features)
     with _dispatch.queue_for(family, features, stream, workspace) as queue:
+        boxes = rois_family.boxes(rois)
         if out is None:
             out = family.empty((rois.shape[0], 5), features, out_dtype)
+        else:
+            read = {"grad_output": family.array(grad), "features": family.array(features)}
+            check_out(out, family, (rois.shape[0], 5), out_dtype, rois=boxes, **read)
         if 0 in shape:
             _dispatch.clear(family, out, queue)
             return out
         sampling = geometry.sampling(images, height, width, output_size)
         invalid = _dispatch.box_backward(
-            family, grad, features, rois_family.boxes(rois), sampling, geometry.convention, out,
-            layout, dtype, validate, queue,
+            family, grad, features, boxes, sampling, geometry.convention, out, layout, dtype,
+            validate, queue,
         )  # fmt: skip
         raise_invalid(invalid, images, geometry.convention)
     return out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 
 class Workspace:
@@ -34,28 +36,37 @@ class Workspace:
     0
     """
 
-    def __init__(self):
-        self._memory = []  # an array of bytes after its size, for each array that a call asks for
-        self._arrays = {}
+    def __init__(self) -> None:
+        self._memory: list[
+            tuple[int, Any]
+        ] = []  # an array of bytes after its size, for each array that a call asks for
+        self._arrays: dict[Any, Any] = {}
         self._lock = threading.Lock()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Workspace(nbytes={self.nbytes})"
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return sum(size for size, _ in self._memory)
 
-    def __enter__(self):
+    def __enter__(self) -> Workspace:
         if not self._lock.acquire(blocking=False):
             raise RuntimeError("a Workspace serves one call at a time: give each thread its own")
         self._taken = 0
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def empty(self, shape, dtype, size, allocate, typed):
+    def empty(
+        self,
+        shape: tuple[int, ...],
+        dtype: Any,
+        size: int,
+        allocate: Callable[[int], Any],
+        typed: Callable[..., Any],
+    ) -> Any:
         """Return the next array of a call: that of the call before, where it was the same."""
         place, self._taken = self._taken, self._taken + 1
         key = place, shape, dtype

@@ -31,7 +31,7 @@ CONVENTIONS = {
 }
 
 
-def named(convention) -> Convention:
+def named(convention: str | Convention) -> Convention:
     """Return a convention given by its name, or as a `Convention`."""
     if isinstance(convention, Convention):
         kinds = {name: type(value) for name, value in Convention._field_defaults.items()}

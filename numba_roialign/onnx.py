@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, SupportsFloat, SupportsIndex
+
 from . import _dispatch, _operator
 from ._arguments import (
     adopted,
@@ -11,10 +13,13 @@ from ._arguments import (
     most_samples,
     one_of,
     positive,
+    sample_count,
 )
 from ._families import check_places
 from ._kernels import AVERAGE, CORNER_MAX
 from ._operator import Geometry
+from ._typing import AnyArray, Array
+from ._workspace import Workspace
 from .conventions import CONVENTIONS
 
 MODES = {"avg": AVERAGE, "max": CORNER_MAX}
@@ -25,21 +30,21 @@ TRANSFORMATIONS = {
 
 
 def roi_align(
-    X,
-    rois,
-    batch_indices,
+    X: Array,
+    rois: AnyArray,
+    batch_indices: AnyArray,
     *,
-    mode="avg",
-    output_height=1,
-    output_width=1,
-    sampling_ratio=0,
-    spatial_scale=1.0,
-    coordinate_transformation_mode="half_pixel",
-    out=None,
-    validate=None,
-    stream=None,
-    workspace=None,
-):
+    mode: Literal["avg", "max"] = "avg",
+    output_height: SupportsIndex = 1,
+    output_width: SupportsIndex = 1,
+    sampling_ratio: SupportsIndex = 0,
+    spatial_scale: SupportsFloat = 1.0,
+    coordinate_transformation_mode: Literal["half_pixel", "output_half_pixel"] = "half_pixel",
+    out: Array | None = None,
+    validate: bool | None = None,
+    stream: Any = None,
+    workspace: Workspace | None = None,
+) -> Array:
     """Evaluate ONNX's operator RoiAlign, with its inputs and attributes.
 
     Opsets 16 and 22 compute this; opset 10, which has no `coordinate_transformation_mode`, computes
@@ -96,7 +101,7 @@ def roi_align(
         one_of("coordinate_transformation_mode", coordinate_transformation_mode, TRANSFORMATIONS)
     ]
     scale = positive("spatial_scale", spatial_scale)
-    samples = integer("sampling_ratio", sampling_ratio, least=0)
+    samples = sample_count("sampling_ratio", sampling_ratio, least=0)
     return _operator.roi_align(
         X,
         joined(rois, batch_indices, stream),
@@ -113,7 +118,7 @@ def roi_align(
     )
 
 
-def joined(rois, batch_indices, stream):
+def joined(rois: AnyArray, batch_indices: AnyArray, stream: Any) -> Any:
     """Return boxes and the image of each as one array of (K, 5)."""
     family, rois = adopted("rois", rois)
     index_family, images = adopted("batch_indices", batch_indices)

@@ -8,16 +8,21 @@ wanted, `numba_roialign.roi_align` computes it once for all.
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
+import numpy as np
 from numba.extending import register_jitable
 
-from ._geometry import LARGEST_GRID, axis_of
+from ._geometry import LARGEST_GRID, Convention, axis_of
 from ._taps import lean, samples_of
 
 __all__ = ["pooled_value"]
 
+Number = TypeVar("Number", float, np.float32)
+
 
 @register_jitable
-def _line(features, image, channel, y, x, beyond, zero):
+def _line(features: Any, image: int, channel: int, y: int, x: int, beyond: Any, zero: Any) -> Any:
     """Return the value at a row and between two columns; a pixel of weight 0 is not read."""
     T = type(zero)
     value = T(features[image, channel, y, x]) * (T(1) - beyond)
@@ -28,8 +33,16 @@ def _line(features, image, channel, y, x, beyond, zero):
 
 @register_jitable
 def pooled_value(
-    features, image, channel, box, bin_index, output_size, spatial_scale, sampling_ratio, convention
-):
+    features: Any,
+    image: int,
+    channel: int,
+    box: tuple[Any, Any, Any, Any],
+    bin_index: tuple[int, int],
+    output_size: tuple[int, int],
+    spatial_scale: Number,
+    sampling_ratio: int,
+    convention: Convention,
+) -> Number:
     """Return one value of RoIAlign's average: of one channel, in one bin of one box.
 
     Parameters

@@ -6,6 +6,8 @@ Three custom operators stand behind it, ``numba_roialign::roi_align`` and its tw
 
 from __future__ import annotations
 
+from typing import Literal, SupportsIndex, TypeAlias, overload
+
 import torch
 from torch import Tensor
 
@@ -15,25 +17,44 @@ from ._arguments import MODES, integer, one_of, pair
 from ._flat import LAYOUTS, in_order
 from ._geometry import Convention
 from ._operator import Geometry
+from ._typing import Floats, Integers, Layout, Mode
 
 __all__ = ["roi_align"]
 
+RoIs: TypeAlias = Tensor | list[Tensor] | tuple[Tensor, ...]
 
+
+@overload
 def roi_align(
-    features,
-    rois,
-    output_size,
-    spatial_scale=1.0,
-    sampling_ratio=-1,
-    aligned=False,
+    features: Tensor, rois: RoIs, output_size: Integers, spatial_scale: Floats = ...,
+    sampling_ratio: Integers = ..., aligned: bool = ..., *, mode: Mode = ...,
+    convention: str | Convention | None = ..., max_sampling_ratio: SupportsIndex | None = ...,
+    return_argmax: Literal[False] = ..., layout: Layout = ...,
+    validate: bool | None = ...,
+) -> Tensor: ...  # fmt: skip
+@overload
+def roi_align(
+    features: Tensor, rois: RoIs, output_size: Integers, spatial_scale: Floats = ...,
+    sampling_ratio: Integers = ..., aligned: bool = ..., *, mode: Mode = ...,
+    convention: str | Convention | None = ..., max_sampling_ratio: SupportsIndex | None = ...,
+    return_argmax: Literal[True], layout: Layout = ...,
+    validate: bool | None = ...,
+) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+def roi_align(
+    features: Tensor,
+    rois: RoIs,
+    output_size: Integers,
+    spatial_scale: Floats = 1.0,
+    sampling_ratio: Integers = -1,
+    aligned: bool = False,
     *,
-    mode="avg",
-    convention=None,
-    max_sampling_ratio=None,
-    return_argmax=False,
-    layout="NCHW",
-    validate=None,
-):
+    mode: Mode = "avg",
+    convention: str | Convention | None = None,
+    max_sampling_ratio: SupportsIndex | None = None,
+    return_argmax: bool = False,
+    layout: Layout = "NCHW",
+    validate: bool | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Pool a fixed-size feature from each box of a feature map, with gradients.
 
     Parameters

@@ -14,7 +14,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "4")
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from numpy.testing import assert_allclose
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -142,6 +142,10 @@ def pytest_configure(config):
         "fuzz: long random runs, deselected by default; run them with `python -m pytest -m fuzz`",
     )
     config.addinivalue_line(
+        "markers",
+        "huge: arrays of 2**31 elements, deselected by default; `python -m pytest -m huge -s`",
+    )
+    config.addinivalue_line(
         "markers", "only(name): the fact holds for one target; not run when others are asked for"
     )
     chosen = config.getoption("--target")
@@ -164,8 +168,9 @@ def pytest_generate_tests(metafunc):
 
 def pytest_collection_modifyitems(config, items):
     def is_wanted(item):
-        if item.get_closest_marker("fuzz") and "fuzz" not in config.option.markexpr:
-            return False
+        for name in ("fuzz", "huge"):
+            if item.get_closest_marker(name) and name not in config.option.markexpr:
+                return False
         only = item.get_closest_marker("only")
         name = item.callspec.params.get("target") if hasattr(item, "callspec") else None
         if only is not None:
@@ -200,6 +205,8 @@ settings.register_profile(
     parent=settings.get_profile("repeatable"),
     derandomize=False,
     max_examples=30 if SIMULATOR else 3000,
+    # Shrinking what takes seconds to compile would take hours.
+    phases=[Phase.explicit, Phase.generate],
     print_blob=True,
 )
 settings.load_profile("repeatable")

@@ -206,7 +206,8 @@ def pool_boxes_backward(grad, rois, shape, scale=1.0, sampling=-1, convention=LE
                 for row, weight_y in corners(y, shape[2]):
                     for column, weight_x in corners(x, shape[3]):
                         share = weight_y * weight_x / (len(ys) * len(xs))
-                        result[image, :, row, column] += share * grad[k, :, p, q]
+                        if share != 0:
+                            result[image, :, row, column] += share * grad[k, :, p, q]
     return result
 
 

@@ -17,7 +17,10 @@ from bench.workloads import WORKLOADS, Sweep, Workload, sweeps
 
 from . import reference
 
-pytestmark = pytest.mark.only("cpu")  # the program times the CPU; the simulator has no say in it
+pytestmark = [
+    pytest.mark.only("cpu"),  # the program times the CPU; the simulator has no say in it
+    pytest.mark.xdist_group("bench"),  # one process measures, for all tests
+]
 
 TINY = Workload("tiny", (2, 3, 9, 11), 4, ((5, 4, 30),), 3)
 ADAPTIVE = Workload("adaptive", (1, 40, 30, 20), 2, ((6, 2, 60),), 2, 0, aligned=False)

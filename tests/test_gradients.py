@@ -231,6 +231,17 @@ def test_batches_of_half_types_add_up_in_float32(rng, monkeypatch, dtype):
 
 
 @pytest.mark.only("cpu")
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_one_channel_of_a_half_type(rng, layout):
+    rois, grad = random_rois(rng, 4, (2, 1, 6, 7)), random_features(rng, (4, 1, 2, 3), BFLOAT16)
+    shape = (2, 1, 6, 7) if layout == "NCHW" else (2, 6, 7, 1)
+    given = grad if layout == "NCHW" else np.ascontiguousarray(grad.transpose(0, 2, 3, 1))
+    result = roi_align_backward(given, rois, shape, layout=layout)
+    expected = reference.pool_boxes_backward(grad, rois, (2, 1, 6, 7))
+    assert_allclose(result.reshape(2, 1, 6, 7).astype("f8"), expected, rtol=2**-8, atol=1e-5)
+
+
+@pytest.mark.only("cpu")
 def test_more_bins_than_the_scratch_holds(rng):
     side = int(_cpu_gradient.CELLS**0.5) + 6
     shape, size = (1, 9, 20, 90), (side, side)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import numba_roialign
 from tests.conftest import SIMULATOR
 
 REQUIRED = bool(os.environ.get("NUMBA_ROIALIGN_REQUIRE_PTX"))
@@ -157,7 +158,7 @@ def kernels_of_the_target():
     found = r"^@cuda\.jit\ndef (schedule_\w+)\((.*?)\):"
     return [
         (path.stem, name, re.findall(r"\w+", parameters))
-        for path in sorted((Path(__file__).parents[1] / "numba_roialign").glob("_cuda*.py"))
+        for path in sorted(Path(numba_roialign.__file__).parent.glob("_cuda*.py"))
         for name, parameters in re.findall(found, path.read_text(), re.MULTILINE | re.DOTALL)
     ]
 

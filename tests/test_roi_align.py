@@ -5,12 +5,12 @@ import inspect
 import numba
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from numba_roialign import roi_align
 
 from . import reference
-from .conftest import BFLOAT16, random_features, random_rois
+from .conftest import BFLOAT16, HALF_ULP, random_features, random_rois
 
 
 def assert_roi_align(target, features, rois, size, scale=1.0, sampling=-1, aligned=False):
@@ -468,3 +468,19 @@ def test_layout_is_checked(target, rng):
     features, rois = random_features(rng, (1, 2, 3, 3)), random_rois(rng, 1, (1, 2, 3, 3))
     with pytest.raises(ValueError, match="layout"):
         roi_align(target.array(features), target.array(rois), 2, layout="CHWN")
+
+
+@pytest.mark.only("cuda")
+@pytest.mark.parametrize("sampling", [-1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16], ids=str)
+def test_the_targets_differ_by_no_more_than_documented(target, rng, dtype, sampling):
+    """See RELIABILITY.md: positions are float32 on CUDA and float64 on the CPU."""
+    features = random_features(rng, (2, 2, 6, 7), dtype)
+    rois = random_rois(rng, 6 if target.small else 500, features.shape)
+    options = {"sampling_ratio": sampling, "aligned": True}
+    here = roi_align(features, rois, 2, **options).astype(np.float64)
+    there = target.numpy(roi_align(target.array(features), target.array(rois), 2, **options))
+    largest, coordinate = np.abs(features.astype("f8")).max(), np.abs(rois[:, 1:]).max()
+    bound = (48 + 32 * coordinate) * 2.0**-23 * largest
+    ulp = 2 * HALF_ULP.get(features.dtype, 0)
+    assert_allclose(there.astype(np.float64), here, rtol=ulp, atol=bound + 2.0**-24)

@@ -230,3 +230,32 @@ def test_training_finds_the_box(rng):
 
     optimiser.step(loss)
     assert_allclose(corners.detach(), [[6, 5, 12, 13]], atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_an_invalid_row_pools_nan(rng, dtype):
+    features, rois = case(rng, dtype)
+    rois[1, 0] = 7
+    pooled = numpy_roi_align(features.detach(), rois, 2, validate=False)
+    assert pooled[1].isnan().all()
+    assert pooled[[0, 2]].isfinite().all()
+
+
+class Pooled(torch.utils.data.Dataset):
+    """Pools as it is asked, which a loader does in its workers."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, n):
+        features = torch.arange(32 * 900.0).reshape(1, 32, 30, 30)
+        return roi_align(features, torch.tensor([[0.0, n, n, n + 9, n + 9]] * 99), 7)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_in_the_workers_of_a_loader(start):
+    here = torch.stack([Pooled()[n] for n in range(8)])  # the parent's threads have started
+    loader = torch.utils.data.DataLoader(
+        Pooled(), batch_size=2, num_workers=2, multiprocessing_context=start
+    )
+    assert torch.equal(torch.cat(list(loader)), here)

@@ -1,0 +1,126 @@
+"""Memory that tells on its users: around every array lie pages that nobody may touch.
+
+An access outside ends the process. Memory that is allocated in `guarded` starts as a byte of the
+test's choosing: a result that depends on it came from memory that nobody had written.
+"""
+
+import contextlib
+import ctypes
+import functools
+import math
+import mmap
+from typing import NamedTuple
+from unittest import mock
+
+import numpy as np
+
+from numba_roialign import _cpu as cpu
+from numba_roialign import _cpu_call, _families, _flat
+from numba_roialign._cpu_job import ADDRESSES
+from numba_roialign._cpu_plan import memory_sizes
+
+PAGE = mmap.PAGESIZE
+PROT_NONE = 0
+MOST_BYTES = 1 << 28
+
+
+@functools.cache
+def mprotect():
+    function = ctypes.CDLL(None, use_errno=True).mprotect
+    function.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    return function
+
+
+def whole_pages(size):
+    return -(-size // PAGE) * PAGE
+
+
+def rooms(sizes, fill, at_end=True):
+    """Return an array of bytes of each size, with a page that nobody may touch on both sides.
+
+    The array ends where the page after it begins; or begins where the page before it ends.
+    """
+    total = sum(map(whole_pages, sizes)) + PAGE * (len(sizes) + 1)
+    memory = np.frombuffer(mmap.mmap(-1, total), np.uint8)
+    start, arrays, walls = 0, [], []
+    for size in sizes:
+        walls.append(start)
+        first = start + PAGE + (whole_pages(size) - size if at_end else 0)
+        arrays.append(memory[first : first + size])
+        arrays[-1][...] = fill
+        start += PAGE + whole_pages(size)
+    for wall in [*walls, start]:
+        if mprotect()(memory.ctypes.data + wall, PAGE, PROT_NONE):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    return arrays
+
+
+class Layout(NamedTuple):
+    """What stands in for the size of a workspace."""
+
+    sizes: list[int]
+    starts: np.ndarray  # set by the workspace, relative to the end of its job
+    fill: int
+
+
+class Workspace(_cpu_call.Workspace):
+    """A workspace with a room for its job and one for each array."""
+
+    def __init__(self, layout):
+        job, *self.arrays = rooms([_cpu_call.JOB_BYTES, *layout.sizes], layout.fill)
+        self.address = job.ctypes.data
+        self.job = job.view(np.int64)[: len(_cpu_call.POSITIONS)]
+        end = self.address + _cpu_call.JOB_BYTES
+        layout.starts[...] = [array.ctypes.data - end for array in self.arrays]
+
+    @classmethod
+    def borrow(cls, layout):
+        return cls(layout)
+
+    def give_back(self):
+        pass
+
+    def table(self, name, count):
+        return self.arrays[list(ADDRESSES).index(name)][: 8 * count].view(np.int64)
+
+
+@contextlib.contextmanager
+def guarded(fill):
+    """Let the package allocate guarded memory, filled with a byte."""
+
+    def memory_layout(plan, rows, threads):
+        starts = np.zeros(len(ADDRESSES), np.int64)
+        return Layout(memory_sizes(plan, rows, threads), starts, fill), starts
+
+    def empty_result(shape, dtype):
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        if size > MOST_BYTES:
+            raise MemoryError(f"a test asks for {size} bytes")
+        [memory] = rooms([size], fill)
+        return memory.view(dtype).reshape(shape)
+
+    with contextlib.ExitStack() as patches:
+        for module in (cpu, _families, _flat):
+            patches.enter_context(mock.patch.object(module, "empty_result", empty_result))
+        patches.enter_context(mock.patch.object(_cpu_call, "Workspace", Workspace))
+        patches.enter_context(mock.patch.object(_cpu_call, "memory_layout", memory_layout))
+        yield
+
+
+def strided(shape, dtype, order, steps, gap=0, at_end=True):
+    """Return an array of zeros in a room of its own, with strides of any kind.
+
+    Axes lie in memory in an `order`, the last of it closest together; a step of n leaves n - 1
+    elements out, a negative one runs backwards, and with 0 all along the axis are the same. After
+    each element comes a `gap` in bytes.
+    """
+    dtype, strides, pitch = np.dtype(dtype), [0] * len(shape), np.dtype(dtype).itemsize + gap
+    for axis in reversed(order):
+        strides[axis] = steps[axis] * pitch
+        pitch *= max(1, abs(steps[axis]) * shape[axis])
+    reaches = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True) if size]
+    low = sum(reach for reach in reaches if reach < 0)
+    high = sum(reach for reach in reaches if reach > 0)
+    [memory] = rooms([high - low + dtype.itemsize], 0, at_end)
+    return np.ndarray(shape, dtype, memory, -low, strides)
