@@ -24,13 +24,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import machine, report
-from .implementations import SPECS
+from . import cuda_implementations, implementations, machine, report
 from .remote import ROOT
 from .rig import Effort, Rig, copy_rate
 from .workloads import WORKLOADS, sweeps
 
+SPECS = {"cpu": implementations.SPECS, "cuda": cuda_implementations.SPECS}
+ALL_SPECS = [*SPECS["cpu"], *SPECS["cuda"]]
+
 QUICK = Effort(rounds=5, round_seconds=0.05, slow_seconds=1.0, fewest_rounds=2)
+DEVICE = Effort(round_seconds=0.02, slow_seconds=1.0)  # by its own clock, which needs less
 SWEEPS = replace(Effort(), rounds=5, slow_seconds=1.0, fewest_rounds=2)
 
 
@@ -51,6 +54,7 @@ def parse(argv):
         default="pool",
         help="time the gradient of the features instead of the pooling",
     )
+    run.add_argument("--target", choices=list(SPECS), default="cpu", help="what is timed (cpu)")
     run.add_argument("--sweeps", action="store_true", help="also time how cost grows")
     run.add_argument("--threads", type=int, default=machine.usable_cores(), metavar="N")
     run.add_argument("--rounds", type=int, metavar="N")
@@ -59,8 +63,12 @@ def parse(argv):
         "--implementations",
         nargs="+",
         metavar="NAME",
-        choices=[spec.name for spec in SPECS],
-        help=f"of {', '.join(spec.name for spec in SPECS)}; the first is always timed",
+        choices=sorted({spec.name for spec in ALL_SPECS}),
+        help="; ".join(
+            f"on the target {target}: {', '.join(spec.name for spec in specs)}"
+            for target, specs in SPECS.items()
+        )
+        + "; the first is always timed",
     )
     run.add_argument(
         "--python",
@@ -69,7 +77,7 @@ def parse(argv):
         metavar="NAME=PATH",
         help="run an implementation by another interpreter (repeatable)",
     )
-    run.add_argument("--name", default="cpu", help="of the files in bench/results (cpu)")
+    run.add_argument("--name", help="of the files in bench/results (that of the target)")
     run.add_argument("--list", action="store_true", help="list the workloads and stop")
     again = commands.add_parser("report", help="make tables and plots again from a JSON file")
     again.add_argument("json", type=Path)
@@ -80,11 +88,12 @@ def parse(argv):
     return parser, parser.parse_args(argv)
 
 
-def chosen_specs(names, pythons, error):
+def chosen_specs(names, pythons, error, target="cpu"):
     """Return the specs by name, ours always first, with their interpreters."""
-    specs = [spec for spec in SPECS if not names or spec.kind == "ours" or spec.name in names]
+    own = SPECS[target]
+    specs = [spec for spec in own if not names or spec.kind == "ours" or spec.name in names]
     interpreters = dict(pair.partition("=")[::2] for pair in pythons)
-    if unknown := set(interpreters) - {spec.name for spec in SPECS}:
+    if unknown := set(interpreters) - {spec.name for spec in own}:
         error(f"--python: no implementation named {', '.join(sorted(unknown))}")
     return [replace(spec, python=interpreters.get(spec.name, spec.python)) for spec in specs]
 
@@ -106,7 +115,8 @@ def effort(arguments, standard):
 
 
 def measure_workloads(run, specs, workloads, arguments, save):
-    about = {"effort": effort(arguments, Effort()), "operation": arguments.operation}
+    standard = DEVICE if arguments.target == "cuda" else Effort()
+    about = {"effort": effort(arguments, standard), "operation": arguments.operation}
     with Rig(specs, arguments.threads, **about) as rig:
         run["implementations"] = rig.implementations
         for workload in (progress := tqdm(workloads, unit="workload")):
@@ -132,18 +142,19 @@ def measure_sweeps(run, specs, arguments, save):
 
 def measure(arguments, error):
     """Run everything that was asked for; the JSON is complete after each workload."""
-    specs = chosen_specs(arguments.implementations, arguments.python, error)
+    target = arguments.target
+    specs = chosen_specs(arguments.implementations, arguments.python, error, target)
     workloads = chosen_workloads(arguments, error)
-    path = ROOT / "bench" / "results" / f"{arguments.name}.json"
+    path = ROOT / "bench" / "results" / f"{arguments.name or target}.json"
     path.parent.mkdir(exist_ok=True)
     run = {
-        "name": arguments.name,
-        "target": "cpu",
+        "name": arguments.name or target,
+        "target": target,
         "operation": arguments.operation,
         "threads": arguments.threads,
         "quick": arguments.quick,
-        "machine": machine.facts(),
-        "copy_rate": copy_rate(arguments.threads),
+        "machine": machine.facts() | ({"device": machine.device()} if target == "cuda" else {}),
+        "copy_rate": copy_rate(arguments.threads, target),
         "workloads": {},
     }
 

@@ -1,7 +1,8 @@
 """How fast this machine copies memory: ``python -m bench.bandwidth THREADS`` prints GB/s.
 
 Numba copies an array far larger than the caches on as many threads as the implementations have.
-A copy counts twice: bytes read and bytes written.
+A copy counts twice: bytes read and bytes written. With ``--target cuda`` it is a copy from one
+array to another on the device.
 """
 
 import argparse
@@ -9,6 +10,8 @@ from time import perf_counter
 
 import numba
 import numpy as np
+
+from . import cuda_arrays
 
 
 @numba.njit(parallel=True)
@@ -33,4 +36,9 @@ def copy_rate(threads, megabytes=512, repeats=9):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.bandwidth", description=__doc__)
     parser.add_argument("threads", type=int)
-    print(copy_rate(parser.parse_args().threads))
+    parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu")
+    arguments = parser.parse_args()
+    if arguments.target == "cuda":
+        print(cuda_arrays.copy_rate())
+    else:
+        print(copy_rate(arguments.threads))

@@ -9,6 +9,12 @@ def seconds_of(workload, name):
     return median(result["seconds"]) if result.get("seconds") else None
 
 
+def call_seconds_of(workload, name):
+    """Return the median seconds of a call from end to end, or None where it was not timed apart."""
+    result = workload["results"].get(name, {})
+    return median(result["call_seconds"]) if result.get("call_seconds") else None
+
+
 def operation(run):
     """Return what was timed, in words; files from before there was a choice tell the pooling."""
     return {"pool": "pooling", "backward": "gradient of features"}[run.get("operation", "pool")]

@@ -75,6 +75,17 @@ class Bystanders:
         return max(0.0, busy - own) / (monotonic() - self.clock)
 
 
+def device():
+    """Return the name of the CUDA device, its driver and its memory; None where there is none."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    name, driver, memory = (part.strip() for part in done.stdout.split("\n")[0].split(","))
+    return f"{name}, {memory}, driver {driver}"
+
+
 def facts():
     return {
         "cpu": cpu_name(),

@@ -9,8 +9,13 @@ from pathlib import Path
 
 from . import figures, plots
 
-# Where a README shows a run of each operation: between NAME:start and NAME:end.
-MARKERS = {"pool": "bench", "backward": "bench-backward"}
+# Where a README shows a run of each operation and target: between NAME:start and NAME:end.
+MARKERS = {
+    ("cpu", "pool"): "bench",
+    ("cpu", "backward"): "bench-backward",
+    ("cuda", "pool"): "bench-cuda",
+    ("cuda", "backward"): "bench-cuda-backward",
+}
 
 
 def table(header, rows):
@@ -73,6 +78,7 @@ def circumstances(run):
     text = [
         f"{machine['cpu']}, {machine['cores']} cores, {run['threads']} threads each; "
         f"{machine['system']}, Python {machine['python']}; {machine['date']}",
+        f"on {machine['device']}; times are the device's" if machine.get("device") else None,
         f"revision {machine['revision']}" if machine["revision"] else None,
         f"copy bandwidth {number(run['copy_rate'])} GB/s" if run["copy_rate"] else None,
         f"others kept {number(run['bystanders'], 2)} cores busy" if run.get("bystanders") else None,
@@ -207,6 +213,19 @@ def skipped(run):
     )
 
 
+def call_cell(workload, name):
+    seconds = figures.call_seconds_of(workload, name)
+    return number(seconds * 1e3) if seconds is not None else "-"
+
+
+def call_table(run, names):
+    """Return a table of calls from end to end, where they were timed apart; else nothing."""
+    workloads = run["workloads"].values()
+    if any(figures.call_seconds_of(workload, name) for workload in workloads for name in names):
+        title = "Medians from a call to its result, the host's work and the wait included, ms"
+        yield title, per_implementation(run, names, call_cell)
+
+
 def sweep_tables(run):
     for name, sweep in run.get("sweeps", {}).items():
         names = [key for key in run["implementations"] if key in plots.swept(sweep)]
@@ -223,6 +242,7 @@ def full(run, pictures=()):
     sections = [
         ("Against the fastest peer", main_table(run)),
         ("Medians of all, ms", time_table(run)),
+        *call_table(run, names),
         ("Largest error against float64", per_implementation(run, names, error_cell)),
         (
             "Peak memory of a call beyond its inputs, MB",
@@ -269,5 +289,5 @@ def write(run, path, readme=None):
     if readme is not None:
         block = excerpt(run, pictures, readme.resolve().parent)
         old = readme.read_text(encoding="utf-8")
-        name = MARKERS[run.get("operation", "pool")]
+        name = MARKERS[run.get("target", "cpu"), run.get("operation", "pool")]
         readme.write_text(replace_block(old, name, block), encoding="utf-8")

@@ -37,9 +37,9 @@ class Effort:
         return max(self.fewest_rounds, min(self.rounds, affordable))
 
 
-def copy_rate(threads):
+def copy_rate(threads, target="cpu"):
     """Return the copy bandwidth in GB/s, from a process of its own like everything timed."""
-    command = [sys.executable, "-m", "bench.bandwidth", str(threads)]
+    command = [sys.executable, "-m", "bench.bandwidth", str(threads), "--target", target]
     run = subprocess.run(
         command, cwd=ROOT, env=environment(threads), capture_output=True, text=True, check=True
     )
@@ -166,4 +166,6 @@ class Rig:
                     result["skipped"] = str(failure)
                     continue
                 result["seconds"].append(answer["seconds"])
+                if answer["call_seconds"] is not None:
+                    result.setdefault("call_seconds", []).append(answer["call_seconds"])
                 result["peak_bytes"] = answer["peak_bytes"]

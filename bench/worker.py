@@ -68,12 +68,21 @@ class Server:
         gc.disable()
         seconds = self.implementation.seconds(self.call, calls)
         gc.enable()
-        return {"seconds": seconds, "peak_bytes": memory.peak()}
+        return {
+            "seconds": seconds,
+            "call_seconds": self.implementation.call_seconds(self.call, calls),
+            "peak_bytes": memory.peak(),
+        }
+
+
+def without_folders(text):
+    """Return a text with the folders of this machine left out of its paths."""
+    return re.sub(r"(\w:)?[/\\](?:[^\s/\\]+[/\\])+", "", text)
 
 
 def one_line(text):
     """Return the first line of a message, the folders of this machine left out."""
-    return re.sub(r"(\w:)?[/\\](?:[^\s/\\]+[/\\])+", "", text.strip().split("\n")[0])[:160]
+    return without_folders(text.strip().split("\n")[0])[:160]
 
 
 def reason_of(error):

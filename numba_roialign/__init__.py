@@ -6,6 +6,7 @@ from ._api import roi_align, roi_align_backward, roi_align_box_backward
 from ._geometry import Convention
 from ._mindspore import ROIAlign, ROIAlignGrad
 from ._operator import InvalidRoIError
+from ._workspace import Workspace
 from .conventions import CONVENTIONS
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "InvalidRoIError",
     "ROIAlign",
     "ROIAlignGrad",
+    "Workspace",
     "roi_align",
     "roi_align_backward",
     "roi_align_box_backward",

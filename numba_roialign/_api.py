@@ -23,6 +23,7 @@ from ._arguments import (
 from ._geometry import Convention
 from ._operator import Geometry
 from ._typing import AnyArray, Array, Floats, Integers, Layout, Mode, RoIs, Shape
+from ._workspace import Workspace
 
 
 def geometry_of(
@@ -58,7 +59,7 @@ def roi_align(
     sampling_ratio: Integers = ..., aligned: bool = ..., *, mode: Mode = ...,
     convention: str | Convention | None = ..., max_sampling_ratio: SupportsIndex | None = ...,
     return_argmax: Literal[False] = ..., layout: Layout = ..., out: Array | None = ...,
-    validate: bool | None = ...,
+    validate: bool | None = ..., stream: Any = ..., workspace: Workspace | None = ...,
 ) -> Array: ...  # fmt: skip
 @overload
 def roi_align(
@@ -66,7 +67,7 @@ def roi_align(
     sampling_ratio: Integers = ..., aligned: bool = ..., *, mode: Mode = ...,
     convention: str | Convention | None = ..., max_sampling_ratio: SupportsIndex | None = ...,
     return_argmax: Literal[True], layout: Layout = ..., out: Array | None = ...,
-    validate: bool | None = ...,
+    validate: bool | None = ..., stream: Any = ..., workspace: Workspace | None = ...,
 ) -> tuple[Array, Any]: ...  # fmt: skip
 def roi_align(
     features: Any,
@@ -83,6 +84,8 @@ def roi_align(
     layout: Layout = "NCHW",
     out: Any = None,
     validate: bool | None = None,
+    stream: Any = None,
+    workspace: Workspace | None = None,
 ) -> Any:
     """Pool a fixed-size feature from each box of a feature map, without rounding coordinates.
 
@@ -128,6 +131,12 @@ def roi_align(
         Whether to raise on a box that cannot be pooled. The default raises on the CPU and not on a
         GPU, where looking at the boxes would wait for the device. A row that is not raised on
         pools NaN, and nothing outside the arrays is ever read.
+    stream : stream or int, optional
+        On a GPU, where the work is queued instead of on the stream of `features`: a stream of
+        Numba, CuPy or PyTorch, any with ``__cuda_stream__``, or a handle. That it comes after what
+        makes the inputs, and before what reads the result, is then the caller's to see to.
+    workspace : Workspace, optional
+        On a GPU, scratch kept from call to call.
 
     Returns
     -------
@@ -141,7 +150,8 @@ def roi_align(
     Raises
     ------
     TypeError
-        An argument is not of the kind above, or `features` and `rois` live apart.
+        An argument is not of the kind above, `features` and `rois` live apart, or `stream` or
+        `workspace` is given for arrays on the CPU.
     ValueError
         A shape or a value does not fit.
     InvalidRoIError
@@ -178,7 +188,7 @@ def roi_align(
         raise ValueError("return_argmax has no meaning for mode='avg'")
     return _operator.roi_align(
         features,
-        _operator.stacked(rois, features),
+        _operator.stacked(rois, features, stream),
         pair("output_size", output_size, integer, least=1),
         kept_geometry(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
         mode=number,
@@ -186,6 +196,8 @@ def roi_align(
         layout=layout,
         out=out,
         validate=validate,
+        stream=stream,
+        workspace=workspace,
     )
 
 
@@ -204,6 +216,8 @@ def roi_align_backward(
     layout: Layout = "NCHW",
     out: Array | None = None,
     validate: bool | None = None,
+    stream: Any = None,
+    workspace: Workspace | None = None,
 ) -> Array:
     """Return the gradient of `roi_align` with respect to its features.
 
@@ -229,6 +243,10 @@ def roi_align_backward(
         Written and returned. It has the dtype, the family and the place of `grad_output`.
     validate : bool, optional
         As in `roi_align`; a row that is not raised on gives nothing.
+    stream : stream or int, optional
+        As in `roi_align`, instead of the stream of `grad_output`.
+    workspace : Workspace, optional
+        As in `roi_align`.
 
     Returns
     -------
@@ -256,7 +274,7 @@ def roi_align_backward(
     """
     return _operator.roi_align_backward(
         grad_output,
-        _operator.stacked(rois, grad_output),
+        _operator.stacked(rois, grad_output, stream),
         map_shape("feature_shape", feature_shape),
         kept_geometry(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
         mode=MODES[one_of("mode", mode, MODES)],
@@ -264,6 +282,8 @@ def roi_align_backward(
         argmax=argmax,
         out=out,
         validate=validate,
+        stream=stream,
+        workspace=workspace,
     )
 
 
@@ -272,14 +292,16 @@ def roi_align_box_backward(
     grad_output: NDArray[Any], features: NDArray[Any], rois: RoIs, spatial_scale: Floats = ...,
     sampling_ratio: Integers = ..., aligned: bool = ..., *,
     convention: str | Convention | None = ..., max_sampling_ratio: SupportsIndex | None = ...,
-    layout: Layout = ..., validate: bool | None = ...,
+    layout: Layout = ..., out: NDArray[Any] | None = ..., validate: bool | None = ...,
+    stream: Any = ..., workspace: Workspace | None = ...,
 ) -> NDArray[floating[Any]]: ...  # fmt: skip
 @overload
 def roi_align_box_backward(
     grad_output: AnyArray, features: Array, rois: RoIs, spatial_scale: Floats = ...,
     sampling_ratio: Integers = ..., aligned: bool = ..., *,
     convention: str | Convention | None = ..., max_sampling_ratio: SupportsIndex | None = ...,
-    layout: Layout = ..., validate: bool | None = ...,
+    layout: Layout = ..., out: Array | None = ..., validate: bool | None = ...,
+    stream: Any = ..., workspace: Workspace | None = ...,
 ) -> Array: ...  # fmt: skip
 def roi_align_box_backward(
     grad_output: Any,
@@ -292,7 +314,10 @@ def roi_align_box_backward(
     convention: str | Convention | None = None,
     max_sampling_ratio: SupportsIndex | None = None,
     layout: Layout = "NCHW",
+    out: Any = None,
     validate: bool | None = None,
+    stream: Any = None,
+    workspace: Workspace | None = None,
 ) -> Any:
     """Return the gradient of `roi_align`, mode "avg", with respect to its boxes.
 
@@ -306,8 +331,14 @@ def roi_align_box_backward(
         As in `roi_align`.
     spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio, layout
         As the forward call had them.
+    out : array of (K, 5), optional
+        Written and returned; of the dtype that is returned without it.
     validate : bool, optional
         As in `roi_align`; a row that is not raised on has gradient 0.
+    stream : stream or int, optional
+        As in `roi_align`.
+    workspace : Workspace, optional
+        As in `roi_align`.
 
     Returns
     -------
@@ -339,8 +370,11 @@ def roi_align_box_backward(
     return _operator.roi_align_box_backward(
         grad_output,
         features,
-        _operator.stacked(rois, features),
+        _operator.stacked(rois, features, stream),
         kept_geometry(spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio),
         layout=layout,
+        out=out,
         validate=validate,
+        stream=stream,
+        workspace=workspace,
     )

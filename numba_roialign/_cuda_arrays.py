@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import warnings
 
 import numpy as np
@@ -14,27 +16,81 @@ THREADS_PER_BLOCK = 128
 LARGEST_LAUNCH = 1 << 20  # threads; a longer work list goes round in strides
 
 
-def over(kernel, work, stream):
-    """Return a kernel configured with a thread for each work item, up to a bound."""
-    blocks = -(-min(work, LARGEST_LAUNCH) // THREADS_PER_BLOCK)
+LARGEST_GRID = 65535  # blocks along the second and the third axis
+
+
+@functools.lru_cache(256)
+def configuration(kernel, blocks, threads, stream):
+    """Return a kernel configured for launches, kept for the next."""
     with warnings.catch_warnings():
         # Numba warns of small grids; a call on a few boxes is one and cannot help it.
         warnings.filterwarnings("ignore", message="Grid size")
-        return kernel[blocks, THREADS_PER_BLOCK, stream]
+        return kernel[blocks, threads, stream]
+
+
+def kind_of(argument):
+    """Return what decides the type of a kernel's argument: Numba's of an array, or Python's."""
+    if isinstance(argument, tuple):
+        return type(argument), *map(kind_of, argument)
+    return getattr(argument, "_numba_type_", None) or type(argument)
+
+
+_specialised: dict = {}
+
+
+def specialised(kernel, arguments):
+    """Return a kernel compiled for arguments like these.
+
+    Numba finds the type of a named tuple anew at each launch, 30 to 40 us for one of ours; a
+    specialised kernel is not asked.
+    """
+    key = kernel, cuda.get_current_device().compute_capability, kind_of(arguments)
+    if key not in _specialised:
+        _specialised[key] = kernel.specialize(*arguments)
+    return _specialised[key]
+
+
+def launch(kernel, blocks, threads, stream, *arguments):
+    """Launch a kernel."""
+    if config.ENABLE_CUDASIM:  # it has no types, and keeps the configuration in the kernel
+        kernel[blocks, threads, stream](*arguments)
+    else:
+        configuration(specialised(kernel, arguments), blocks, threads, stream)(*arguments)
+
+
+def configured(kernel, blocks, threads, stream):
+    """Return a function of a kernel's arguments that launches it."""
+    return functools.partial(launch, kernel, blocks, threads, stream)
+
+
+def over(kernel, work, stream):
+    """Return a function that launches a kernel with a thread for each work item, up to a bound."""
+    return configured(
+        kernel, -(-min(work, LARGEST_LAUNCH) // THREADS_PER_BLOCK), THREADS_PER_BLOCK, stream
+    )
 
 
 class _Span:
-    """The memory an array spans, as a flat array for Numba."""
+    """Memory from an address on, as an array in C order for Numba."""
 
-    def __init__(self, pointer, elements, typestr, owner):
+    def __init__(self, pointer, shape, typestr, owner):
         self.owner = owner
         self.__cuda_array_interface__ = {
-            "shape": (elements,),
+            "shape": shape,
             "typestr": typestr,
             "data": (pointer, False),
             "strides": None,
             "version": 3,
         }
+
+
+def typed(memory, shape, dtype):
+    """Return the bytes of an array as one of a shape and a dtype."""
+    if config.ENABLE_CUDASIM:
+        own = memory._ary[: math.prod(shape) * dtype.itemsize].view(dtype)
+        return type(memory)(own.reshape(shape))
+    pointer = interface_of(memory)["data"][0]
+    return cuda.as_cuda_array(_Span(pointer, shape, dtype.str, memory), sync=False)
 
 
 def flat_device_view(array, layout, dtype):
@@ -49,15 +105,16 @@ def flat_device_view(array, layout, dtype):
             f"pass a contiguous copy (byte strides {interface.get('strides')})"
         )
     if config.ENABLE_CUDASIM:
-        return flat_view(array._ary, layout)
+        flat, strides = flat_view(array._ary, layout)
+        return type(array)(flat), strides
     pointer, elements = interface["data"][0], reach(shape, strides)
     strides = Strides(*in_order(layout, strides))
     if dtype != "bfloat16":
-        span = _Span(pointer, elements, np.dtype(dtype).str, array)
+        span = _Span(pointer, (elements,), np.dtype(dtype).str, array)
         return cuda.as_cuda_array(span, sync=False), strides
     import ml_dtypes  # numba-cuda knows the type by this dtype; the cuda extras bring it
 
-    flat = cuda.as_cuda_array(_Span(pointer, elements, "<i2", array), sync=False)
+    flat = cuda.as_cuda_array(_Span(pointer, (elements,), "<i2", array), sync=False)
     return flat.view(np.dtype(ml_dtypes.bfloat16)), strides
 
 
@@ -70,16 +127,16 @@ def copy_boxes(boxes, image, rois, first):
             rois[first + n, column + 1] = boxes[n, column]
 
 
-def stack_boxes(boxes, stream):
+def stack_boxes(boxes, queue):
     """Return per-image boxes as one device array, an image index before each box."""
     boxes = [as_numba(box) for box in boxes]
-    stream = numba_stream(stream)
     count = sum(box.shape[0] for box in boxes)
-    rois = cuda.device_array((count, 5), np.result_type(np.float32, *(b.dtype for b in boxes)))
+    dtype = np.result_type(np.float32, *(box.dtype for box in boxes))
+    rois = queue.empty((count, 5), dtype)
     first = 0
     for image, box in enumerate(boxes):
         if box.shape[0]:
-            over(copy_boxes, box.shape[0], stream)(box, image, rois, first)
+            over(copy_boxes, box.shape[0], queue.stream)(box, image, rois, first)
         first += box.shape[0]
     return rois
 
@@ -93,17 +150,13 @@ def copy_indexed_boxes(images, boxes, rois):
             rois[n, column + 1] = boxes[n, column]
 
 
-def join_boxes(images, boxes, stream):
+def join_boxes(images, boxes, queue):
     """Return boxes and the image of each as one device array."""
     images, boxes = as_numba(images), as_numba(boxes)
-    rois = cuda.device_array((boxes.shape[0], 5), np.result_type(np.float32, boxes.dtype))
+    rois = queue.empty((boxes.shape[0], 5), np.result_type(np.float32, boxes.dtype))
     if boxes.shape[0]:
-        over(copy_indexed_boxes, boxes.shape[0], numba_stream(stream))(images, boxes, rois)
+        over(copy_indexed_boxes, boxes.shape[0], queue.stream)(images, boxes, rois)
     return rois
-
-
-def numba_stream(handle):
-    return cuda.external_stream(handle) if handle else cuda.default_stream()
 
 
 def fetch(array, stream):
@@ -120,11 +173,11 @@ def copy_row(rois, n, row):
             row[column] = rois[n, column]
 
 
-def row_of(rois, n, stream):
+def row_of(rois, n, queue):
     """Return the values of one row of rois on the host."""
-    row = cuda.device_array(5, np.float64)
-    over(copy_row, 1, stream)(rois, n, row)
-    return fetch(row, stream).tolist()
+    row = queue.empty(5, np.float64)
+    over(copy_row, 1, queue.stream)(rois, n, row)
+    return fetch(row, queue.stream).tolist()
 
 
 def as_numba(array):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from . import _kernels, _taps
+from . import _geometry, _kernels, _taps
 
-fill_taps = cuda.jit(device=True)(_taps.fill_taps)
-fill_samples = cuda.jit(device=True)(_taps.fill_samples)
+locate = cuda.jit(device=True)(_geometry.locate)
+slots_of = cuda.jit(device=True)(_taps.slots_of)
+axis_taps = cuda.jit(device=True)(_taps.axis_taps)
+axis_samples = cuda.jit(device=True)(_taps.axis_samples)
 fill_slopes = cuda.jit(device=True)(_taps.fill_slopes)
 turn_taps = cuda.jit(device=True)(_taps.turn_taps)
 turn_samples = cuda.jit(device=True)(_taps.turn_samples)
 average_at = cuda.jit(device=True)(_kernels.average_at)
 largest_at = cuda.jit(device=True)(_kernels.largest_at)
-gradient_at = cuda.jit(device=True)(_kernels.gradient_at)
-won_at = cuda.jit(device=True)(_kernels.won_at)
 element_at = cuda.jit(device=True)(_kernels.element_at)
 
 
@@ -28,19 +28,30 @@ def index_of(element, channels, height, width):
 
 @cuda.jit
 def schedule_taps(rois, start, sampling, convention, images, y_taps, x_taps, zero):
-    """Fill the tables of a batch with taps, a thread per RoI."""
+    """Fill the tables of a batch with taps, a thread per axis of a RoI."""
     count = min(images.shape[0], rois.shape[0] - start)
-    for row in range(cuda.grid(1), count, cuda.gridsize(1)):
-        fill_taps(images, y_taps, x_taps, row, rois, start + row, sampling, convention, zero)
+    for item in range(cuda.grid(1), 2 * count, cuda.gridsize(1)):
+        row = item if item < count else item - count
+        image, y, x = locate(rois, start + row, sampling, convention, zero)
+        images[row] = image
+        if image >= 0 and item < count:
+            axis_taps(y, y_taps, row, *slots_of(y_taps, row))
+        elif image >= 0:
+            axis_taps(x, x_taps, row, *slots_of(x_taps, row))
 
 
 @cuda.jit
 def schedule_samples(rois, start, sampling, convention, images, y_samples, x_samples, zero):
-    """Fill the tables of a batch with samples, a thread per RoI."""
+    """Fill the tables of a batch with samples, a thread per axis of a RoI."""
     count = min(images.shape[0], rois.shape[0] - start)
-    for row in range(cuda.grid(1), count, cuda.gridsize(1)):
-        n = start + row
-        fill_samples(images, y_samples, x_samples, row, rois, n, sampling, convention, zero)
+    for item in range(cuda.grid(1), 2 * count, cuda.gridsize(1)):
+        row = item if item < count else item - count
+        image, y, x = locate(rois, start + row, sampling, convention, zero)
+        images[row] = image
+        if image >= 0 and item < count:
+            axis_samples(y, y_samples, row, *slots_of(y_samples, row))
+        elif image >= 0:
+            axis_samples(x, x_samples, row, *slots_of(x_samples, row))
 
 
 @cuda.jit
@@ -54,24 +65,34 @@ def schedule_slopes(rois, start, sampling, convention, images, y_taps, x_taps, z
 
 @cuda.jit
 def schedule_turns(images, count, y_taps, x_taps, y_bins, x_bins, spans):
-    """Turn the taps of a batch round, a thread per RoI."""
-    for row in range(cuda.grid(1), count, cuda.gridsize(1)):
-        if images[row] >= 0:
-            height, width = y_taps.bounds.shape[1] - 1, x_taps.bounds.shape[1] - 1
-            spans[row, 0], spans[row, 1] = turn_taps(y_taps, y_bins, row, height)
-            spans[row, 2], spans[row, 3] = turn_taps(x_taps, x_bins, row, width)
+    """Turn the taps of a batch round, a thread per axis of a RoI."""
+    for item in range(cuda.grid(1), 2 * count, cuda.gridsize(1)):
+        row = item if item < count else item - count
+        if images[row] < 0:
+            continue
+        if item < count:
+            bins = y_taps.bounds.shape[1] - 1
+            spans[row, 0], spans[row, 1] = turn_taps(y_taps, y_bins, row, bins)
+        else:
+            bins = x_taps.bounds.shape[1] - 1
+            spans[row, 2], spans[row, 3] = turn_taps(x_taps, x_bins, row, bins)
 
 
 @cuda.jit
 def schedule_sample_turns(
     images, count, y_samples, x_samples, y_bins, x_bins, y_codes, x_codes, spans
 ):
-    """Turn the samples of a batch round, a thread per RoI."""
-    for row in range(cuda.grid(1), count, cuda.gridsize(1)):
-        if images[row] >= 0:
-            height, width = y_samples.bounds.shape[1] - 1, x_samples.bounds.shape[1] - 1
-            spans[row, 0], spans[row, 1] = turn_samples(y_samples, y_bins, y_codes, row, height)
-            spans[row, 2], spans[row, 3] = turn_samples(x_samples, x_bins, x_codes, row, width)
+    """Turn the samples of a batch round, a thread per axis of a RoI."""
+    for item in range(cuda.grid(1), 2 * count, cuda.gridsize(1)):
+        row = item if item < count else item - count
+        if images[row] < 0:
+            continue
+        if item < count:
+            bins = y_samples.bounds.shape[1] - 1
+            spans[row, 0], spans[row, 1] = turn_samples(y_samples, y_bins, y_codes, row, bins)
+        else:
+            bins = x_samples.bounds.shape[1] - 1
+            spans[row, 2], spans[row, 3] = turn_samples(x_samples, x_bins, x_codes, row, bins)
 
 
 @cuda.jit
@@ -106,45 +127,6 @@ def schedule_maxima(
 
 
 @cuda.jit
-def schedule_gradient(
-    grad, strides, start, count, sampling, images, spans, y_bins, x_bins, zero,
-    out, out_strides, channels, adds,
-):  # fmt: skip
-    """Add what a batch gives to the gradient of a map, a thread per element of the map."""
-    height, width = sampling.height, sampling.width
-    elements = sampling.images * channels * height * width
-    for element in range(cuda.grid(1), elements, cuda.gridsize(1)):
-        image, c, y, x = index_of(element, channels, height, width)
-        to = element_at(out_strides, image, c, y, x)
-        total = zero
-        if adds:
-            total = zero + out[to]
-        out[to] = gradient_at(
-            grad, strides, start, count, images, spans, y_bins, x_bins, image, c, y, x, zero, total
-        )
-
-
-@cuda.jit
-def schedule_winners(
-    grad, strides, argmax, argmax_strides, start, count, sampling, images, spans,
-    y_bins, x_bins, y_codes, x_codes, grids, zero, out, out_strides, channels, adds, mode,
-):  # fmt: skip
-    """As `schedule_gradient`, for a maximum."""
-    height, width = sampling.height, sampling.width
-    elements = sampling.images * channels * height * width
-    for element in range(cuda.grid(1), elements, cuda.gridsize(1)):
-        image, c, y, x = index_of(element, channels, height, width)
-        to = element_at(out_strides, image, c, y, x)
-        total = zero
-        if adds:
-            total = zero + out[to]
-        out[to] = won_at(
-            grad, strides, argmax, argmax_strides, start, count, images, spans,
-            y_bins, x_bins, y_codes, x_codes, grids, image, c, y, x, mode, total,
-        )  # fmt: skip
-
-
-@cuda.jit
 def schedule_dots(slopes, slope_strides, grad, strides, start, sampling, zero, dots, channels):
     """Sum slopes times gradients over the bins of a channel of a RoI, a thread for each."""
     for element in range(cuda.grid(1), dots.shape[0], cuda.gridsize(1)):
@@ -171,9 +153,17 @@ def schedule_sums(dots, images, start, count, channels, zero, out, column):
 
 @cuda.jit
 def schedule_copies(source, source_strides, out, out_strides, shape):
-    """Copy an array of four axes, given in order; with strides of 0 one element fills all."""
+    """Copy an array of four axes, given in order."""
     images, channels, height, width = shape
     for element in range(cuda.grid(1), images * channels * height * width, cuda.gridsize(1)):
         n, c, y, x = index_of(element, channels, height, width)
         at = element_at(source_strides, n, c, y, x)
         out[element_at(out_strides, n, c, y, x)] = source[np.intp(at)]
+
+
+@cuda.jit
+def schedule_zeros(out, out_strides, shape):
+    """Set an array of four axes, given in order, to zero."""
+    images, channels, height, width = shape
+    for element in range(cuda.grid(1), images * channels * height * width, cuda.gridsize(1)):
+        out[element_at(out_strides, *index_of(element, channels, height, width))] = np.int32(0)

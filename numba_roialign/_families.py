@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import math
 import sys
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
@@ -139,19 +140,39 @@ class TorchCPU(NumPy):
         return _new_empty(shape, like, dtype)
 
 
+DLPACK_CUDA = 2  # DLPack's number for memory of a CUDA device
+
+
+def _from_dlpack(x):
+    """Return an array on a device that has DLPack alone as one of CuPy's, which reads it."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        raise TypeError(
+            f"a {type(x).__name__} on a CUDA device offers DLPack but no __cuda_array_interface__: "
+            "import cupy, which can read it"
+        )
+    return cupy.from_dlpack(x)
+
+
 class NumbaCUDA:
-    """Numba device arrays, and whatever else has the CUDA array interface."""
+    """Numba device arrays, and whatever else has the CUDA array interface.
+
+    An array made through the interface counts as on the device that was current then.
+    """
 
     target = "cuda"
 
     @staticmethod
     def owns(x) -> bool:
         # The simulator's arrays have no interface but carry Numba's own mark.
-        return hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__")
+        if hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__"):
+            return True
+        return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] == DLPACK_CUDA
 
     @staticmethod
     def device(x) -> int | None:
-        return None
+        context = getattr(getattr(x, "gpu_data", None), "context", None)
+        return None if context is None else context.device.id
 
     @staticmethod
     def dtype(x) -> str:
@@ -168,6 +189,8 @@ class NumbaCUDA:
     @staticmethod
     def adopt(x):
         require_cuda()
+        if not hasattr(x, "__cuda_array_interface__") and not hasattr(x, "__cuda_ndarray__"):
+            return _from_dlpack(x)
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             return x
         from numba import cuda
@@ -183,6 +206,11 @@ class NumbaCUDA:
     @staticmethod
     def stream(x) -> int | None:
         return getattr(x, "__cuda_array_interface__", {}).get("stream")
+
+    @staticmethod
+    def allocating(x, stream):
+        """Return a context in which `empty` gives memory for use on a stream; None: its own."""
+        return nullcontext()
 
 
 class CuPy(NumbaCUDA):
@@ -205,7 +233,17 @@ class CuPy(NumbaCUDA):
 
     @staticmethod
     def stream(x) -> int:
-        return sys.modules["cupy"].cuda.get_current_stream().ptr
+        return sys.modules["cupy"].cuda.get_current_stream(x.device.id).ptr
+
+    @staticmethod
+    @contextmanager
+    def allocating(x, stream):
+        with x.device:
+            if stream is None:
+                yield
+            else:
+                with sys.modules["cupy"].cuda.ExternalStream(stream):
+                    yield
 
 
 class TorchCUDA(NumbaCUDA):
@@ -244,6 +282,13 @@ class TorchCUDA(NumbaCUDA):
     @staticmethod
     def stream(x) -> int:
         return sys.modules["torch"].cuda.current_stream(x.device).cuda_stream
+
+    @staticmethod
+    def allocating(x, stream):
+        if stream is None:
+            return nullcontext()
+        torch = sys.modules["torch"]
+        return torch.cuda.stream(torch.cuda.ExternalStream(stream, device=x.device))
 
 
 FAMILIES = (TorchCPU, TorchCUDA, CuPy, NumbaCUDA, NumPy)

@@ -22,6 +22,7 @@ def in_order(layout, shape):
     return tuple(shape[axis] for axis in LAYOUTS[layout])
 
 
+@functools.lru_cache(1024)
 def c_strides(shape, itemsize=1):
     """Return the strides of an array of this shape in C order."""
     return tuple(int(stride) for stride in np.cumprod((itemsize, *shape[:0:-1]))[::-1])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from . import _operator
 from ._arguments import describe, integer, map_shape, positive, sample_count
 from ._geometry import LARGEST_GRID
 from ._operator import Geometry
 from ._typing import AnyArray, Array, Shape
+from ._workspace import Workspace
 from .conventions import MINDSPORE_0, MINDSPORE_1
 
 
@@ -122,6 +123,8 @@ class ROIAlign(_Configured):
         *,
         out: Array | None = None,
         validate: bool | None = None,
+        stream: Any = None,
+        workspace: Workspace | None = None,
     ) -> Array:
         """Pool `rois` from `features`.
 
@@ -132,7 +135,7 @@ class ROIAlign(_Configured):
         rois : array of (rois_n, 5)
             ``(image_index, x1, y1, x2, y2)`` in image pixels, of any real dtype. The image index
             lies in ``[0, N - 1]`` and is rounded to the nearest image, halves up.
-        out, validate
+        out, validate, stream, workspace
             As in `roi_align`.
 
         Returns
@@ -154,6 +157,8 @@ class ROIAlign(_Configured):
             self.geometry,
             out=out,
             validate=validate,
+            stream=stream,
+            workspace=workspace,
         )
 
 
@@ -209,6 +214,8 @@ class ROIAlignGrad(_Configured):
         *,
         out: Array | None = None,
         validate: bool | None = None,
+        stream: Any = None,
+        workspace: Workspace | None = None,
     ) -> Array:
         """Return the gradient of the features.
 
@@ -218,7 +225,7 @@ class ROIAlignGrad(_Configured):
             The gradient with respect to the pooled features.
         rois : array of (rois_n, 5)
             As in `ROIAlign`.
-        out, validate
+        out, validate, stream, workspace
             As in `roi_align_backward`.
 
         Returns
@@ -235,5 +242,12 @@ class ROIAlignGrad(_Configured):
         if tuple(getattr(dy, "shape", ()))[2:] != size:
             raise ValueError(f"dy must be (rois_n, C, {size[0]}, {size[1]}), got {describe(dy)}")
         return _operator.roi_align_backward(
-            dy, rois, self.xdiff_shape, self.geometry, out=out, validate=validate
+            dy,
+            rois,
+            self.xdiff_shape,
+            self.geometry,
+            out=out,
+            validate=validate,
+            stream=stream,
+            workspace=workspace,
         )

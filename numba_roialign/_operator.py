@@ -51,7 +51,7 @@ class Geometry(NamedTuple):
         )
 
 
-def stacked(rois, features):
+def stacked(rois, features, stream=None):
     """Return rois as one array; a list holds each image's boxes."""
     if not isinstance(rois, (list, tuple)):
         return rois
@@ -65,7 +65,9 @@ def stacked(rois, features):
     if len(families) > 1:
         names = ", ".join(sorted(family.__name__ for family in families))
         raise TypeError(f"rois mixes arrays of different families: {names}")
-    return _dispatch.stack_boxes(families.pop(), [boxes for _, boxes in adoptions])
+    family, boxes = families.pop(), [boxes for _, boxes in adoptions]
+    with _dispatch.queue_for(family, boxes[0], stream) as queue:
+        return _dispatch.stack_boxes(family, boxes, queue)
 
 
 def ordered(layout, batch, channels, height, width):
@@ -103,7 +105,8 @@ def raise_invalid(invalid: tuple[int, Any] | None, images, convention):
 
 def roi_align(
     features, rois, output_size, geometry: Geometry, *,
-    mode=AVERAGE, return_argmax=False, layout="NCHW", out=None, validate=None,
+    mode=AVERAGE, return_argmax=False, layout="NCHW", out=None, validate=None, stream=None,
+    workspace=None,
 ):  # fmt: skip
     """Pool `rois` from `features`.
 
@@ -114,25 +117,27 @@ def roi_align(
     count, dtype = rois.shape[0], family.dtype(features)
     images, channels, height, width = check_map(features.shape, count, layout)
     shape = ordered(layout, count, channels, *output_size)
-    boxes = rois_family.boxes(rois)
-    if out is None:
-        out = family.empty(shape, features)
-    else:
-        check_out(out, family, shape, dtype, features=family.array(features), rois=boxes)
-    argmax = family.empty(shape, features, "int64") if return_argmax else None
-    if 0 not in shape:
-        sampling = geometry.sampling(images, height, width, output_size)
-        invalid = _dispatch.pool(
-            family, features, boxes, sampling, geometry.convention, out, layout, dtype,
-            validate, mode, argmax,
-        )  # fmt: skip
-        raise_invalid(invalid, images, geometry.convention)
+    with _dispatch.queue_for(family, features, stream, workspace) as queue:
+        boxes = rois_family.boxes(rois)
+        if out is None:
+            out = family.empty(shape, features)
+        else:
+            check_out(out, family, shape, dtype, features=family.array(features), rois=boxes)
+        argmax = family.empty(shape, features, "int64") if return_argmax else None
+        if 0 not in shape:
+            sampling = geometry.sampling(images, height, width, output_size)
+            invalid = _dispatch.pool(
+                family, features, boxes, sampling, geometry.convention, out, layout, dtype,
+                validate, queue, mode, argmax,
+            )  # fmt: skip
+            raise_invalid(invalid, images, geometry.convention)
     return (out, argmax) if return_argmax else out
 
 
 def roi_align_backward(
     grad_output, rois, feature_shape, geometry: Geometry, *,
-    mode=AVERAGE, layout="NCHW", argmax=None, out=None, validate=None,
+    mode=AVERAGE, layout="NCHW", argmax=None, out=None, validate=None, stream=None,
+    workspace=None,
 ):  # fmt: skip
     """Return the gradient of a map of a shape from that of the features pooled from it."""
     family, grad, rois_family, rois = received("grad_output", grad_output, rois, layout)
@@ -149,29 +154,30 @@ def roi_align_backward(
         check_like("argmax", argmax, family, grad.shape, "int64")
     elif argmax is not None:
         raise ValueError("argmax has no meaning for mode='avg'")
-    boxes, winners = rois_family.boxes(rois), None if argmax is None else family.array(argmax)
-    if out is None:
-        out = family.empty(feature_shape, grad)
-    else:
-        read = {"grad_output": family.array(grad), "rois": boxes, "argmax": winners}
-        check_out(out, family, feature_shape, dtype, **read)
-    if 0 in feature_shape:
-        return out
-    if 0 in grad.shape:
-        _dispatch.clear(family, out)
-        return out
-    sampling = geometry.sampling(images, height, width, output_size)
-    invalid = _dispatch.pool_backward(
-        family, grad, boxes, sampling, geometry.convention, out, layout, dtype, validate,
-        mode, argmax,
-    )  # fmt: skip
-    raise_invalid(invalid, images, geometry.convention)
+    winners = None if argmax is None else family.array(argmax)
+    with _dispatch.queue_for(family, grad, stream, workspace) as queue:
+        boxes = rois_family.boxes(rois)
+        if out is None:
+            out = family.empty(feature_shape, grad)
+        else:
+            read = {"grad_output": family.array(grad), "rois": boxes, "argmax": winners}
+            check_out(out, family, feature_shape, dtype, **read)
+        if 0 in grad.shape:
+            _dispatch.clear(family, out, queue)
+        elif 0 not in feature_shape:
+            sampling = geometry.sampling(images, height, width, output_size)
+            invalid = _dispatch.pool_backward(
+                family, grad, boxes, sampling, geometry.convention, out, layout, dtype,
+                validate, queue, mode, argmax,
+            )  # fmt: skip
+            raise_invalid(invalid, images, geometry.convention)
     return out
 
 
 def roi_align_box_backward(
-    grad_output, features, rois, geometry: Geometry, *, layout="NCHW", validate=None
-):
+    grad_output, features, rois, geometry: Geometry, *,
+    layout="NCHW", out=None, validate=None, stream=None, workspace=None,
+):  # fmt: skip
     """Return the gradient of the boxes, (K, 5), from that of the features pooled from them."""
     family, features, rois_family, rois = received("features", features, rois, layout)
     grad_family, grad = adopted("grad_output", grad_output)
@@ -186,15 +192,21 @@ def roi_align_box_backward(
     if tuple(grad.shape) != shape:
         raise ValueError(f"grad_output must be of shape {shape}, got {tuple(grad.shape)}")
     rois_dtype = rois_family.dtype(rois)
-    wide = rois_dtype in ("float32", "float64")
-    out = family.empty((rois.shape[0], 5), features, rois_dtype if wide else "float32")
-    if 0 in shape:
-        _dispatch.clear(family, out)
-        return out
-    sampling = geometry.sampling(images, height, width, output_size)
-    invalid = _dispatch.box_backward(
-        family, grad, features, rois_family.boxes(rois), sampling, geometry.convention, out,
-        layout, dtype, validate,
-    )  # fmt: skip
-    raise_invalid(invalid, images, geometry.convention)
+    out_dtype = rois_dtype if rois_dtype in ("float32", "float64") else "float32"
+    with _dispatch.queue_for(family, features, stream, workspace) as queue:
+        boxes = rois_family.boxes(rois)
+        if out is None:
+            out = family.empty((rois.shape[0], 5), features, out_dtype)
+        else:
+            read = {"grad_output": family.array(grad), "features": family.array(features)}
+            check_out(out, family, (rois.shape[0], 5), out_dtype, rois=boxes, **read)
+        if 0 in shape:
+            _dispatch.clear(family, out, queue)
+            return out
+        sampling = geometry.sampling(images, height, width, output_size)
+        invalid = _dispatch.box_backward(
+            family, grad, features, boxes, sampling, geometry.convention, out, layout, dtype,
+            validate, queue,
+        )  # fmt: skip
+        raise_invalid(invalid, images, geometry.convention)
     return out

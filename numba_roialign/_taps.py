@@ -149,26 +149,69 @@ def add_tap(pixels, weights, first, slot, stop, pixel, weight):
     return slot + 1
 
 
+@inlined
+def bin_of_taps(axis, pixels, weights, p, slot, stop):
+    """Write the taps of bin `p` of an axis into slots ``slot:stop``; return their end."""
+    T = type(axis.start)
+    W = type(weights[0])
+    step = axis.bin_size / T(max(axis.samples, 1))
+    share = T(1) / T(max(axis.samples, 1))
+    begin = slot
+    edge, first, last = samples_of(axis, p, step)
+    for k in range(first, last):
+        i = k if step > T(0) else first + last - 1 - k
+        pixel, beyond = lean(edge + (T(i) + T(0.5)) * step, axis.length)
+        if pixel >= 0:
+            near, far = W((T(1) - beyond) * share), W(beyond * share)
+            slot = add_tap(pixels, weights, begin, slot, stop, pixel, near)
+            slot = add_tap(pixels, weights, begin, slot, stop, pixel + 1, far)
+    return slot
+
+
 @uncounted
 def axis_taps(axis, taps, row, slot, stop):
     """Write the taps of every bin of an axis into slots ``slot:stop`` of the table."""
-    T = type(axis.start)
-    W = type(taps.weights[0])
-    pixels, weights, bounds = taps.pixels, taps.weights, taps.bounds
-    step = axis.bin_size / T(max(axis.samples, 1))
-    share = T(1) / T(max(axis.samples, 1))
-    bounds[row, 0] = slot
+    taps.bounds[row, 0] = slot
     for p in range(axis.bins):
-        begin = slot
-        edge, first, last = samples_of(axis, p, step)
-        for k in range(first, last):
-            i = k if step > T(0) else first + last - 1 - k
-            pixel, beyond = lean(edge + (T(i) + T(0.5)) * step, axis.length)
-            if pixel >= 0:
-                near, far = W((T(1) - beyond) * share), W(beyond * share)
-                slot = add_tap(pixels, weights, begin, slot, stop, pixel, near)
-                slot = add_tap(pixels, weights, begin, slot, stop, pixel + 1, far)
-        bounds[row, p + 1] = slot
+        slot = bin_of_taps(axis, taps.pixels, taps.weights, p, slot, stop)
+        taps.bounds[row, p + 1] = slot
+
+
+@register_jitable
+def first_pixel(axis, p):
+    """Return the pixel in which bin `p` of an axis starts, or the map's nearest to that."""
+    T = type(axis.start)
+    edge = axis.start + T(p) * axis.bin_size
+    return int(min(max(edge, T(0)), T(axis.length - 1)))
+
+
+@register_jitable
+def first_slot(axis, p, capacity):
+    """Return where the slots of bin `p` start, if each bin must know that without the others.
+
+    There are `capacity` slots, as many as `tap_capacity` says. A bin taps the pixels that it
+    covers, one more, and for rounding another.
+    """
+    if 2 * axis.samples * axis.bins <= capacity:
+        return 2 * axis.samples * p
+    return abs(first_pixel(axis, p) - first_pixel(axis, 0)) + 3 * p
+
+
+@register_jitable
+def line_of(axis, capacity):
+    """Return the first pixel and the length of the line that a box makes of a row of the map.
+
+    It holds all pixels that the box covers; or, where there are fewer slots than pixels, one for
+    each slot, and the first pixel is -1.
+    """
+    if axis.samples == 0:
+        return 0, 0
+    one, other = first_pixel(axis, 0), first_pixel(axis, axis.bins)
+    low, slots = min(one, other), first_slot(axis, axis.bins, capacity)
+    pixels = min(max(one, other) + 2, axis.length) - low
+    if pixels <= slots:
+        return low, pixels
+    return -1, slots
 
 
 @uncounted

@@ -19,6 +19,7 @@ from ._families import check_places
 from ._kernels import AVERAGE, CORNER_MAX
 from ._operator import Geometry
 from ._typing import AnyArray, Array
+from ._workspace import Workspace
 from .conventions import CONVENTIONS
 
 MODES = {"avg": AVERAGE, "max": CORNER_MAX}
@@ -41,6 +42,8 @@ def roi_align(
     coordinate_transformation_mode: Literal["half_pixel", "output_half_pixel"] = "half_pixel",
     out: Array | None = None,
     validate: bool | None = None,
+    stream: Any = None,
+    workspace: Workspace | None = None,
 ) -> Array:
     """Evaluate ONNX's operator RoiAlign, with its inputs and attributes.
 
@@ -67,7 +70,7 @@ def roi_align(
     coordinate_transformation_mode : {"half_pixel", "output_half_pixel"}
         "half_pixel" shifts boxes by -0.5 feature-map pixels; "output_half_pixel" does not, and its
         boxes have at least one pixel.
-    out, validate
+    out, validate, stream, workspace
         As in `numba_roialign.roi_align`.
 
     Returns
@@ -101,7 +104,7 @@ def roi_align(
     samples = sample_count("sampling_ratio", sampling_ratio, least=0)
     return _operator.roi_align(
         X,
-        joined(rois, batch_indices),
+        joined(rois, batch_indices, stream),
         (
             integer("output_height", output_height, least=1),
             integer("output_width", output_width, least=1),
@@ -110,10 +113,12 @@ def roi_align(
         mode=MODES[one_of("mode", mode, MODES)],
         out=out,
         validate=validate,
+        stream=stream,
+        workspace=workspace,
     )
 
 
-def joined(rois: AnyArray, batch_indices: AnyArray) -> Any:
+def joined(rois: AnyArray, batch_indices: AnyArray, stream: Any) -> Any:
     """Return boxes and the image of each as one array of (K, 5)."""
     family, rois = adopted("rois", rois)
     index_family, images = adopted("batch_indices", batch_indices)
@@ -125,4 +130,5 @@ def joined(rois: AnyArray, batch_indices: AnyArray) -> Any:
         raise ValueError(
             f"batch_indices must be ({rois.shape[0]},), one for each box, got {describe(images)}"
         )
-    return _dispatch.join_boxes(family, images, rois)
+    with _dispatch.queue_for(family, rois, stream) as queue:
+        return _dispatch.join_boxes(family, images, rois, queue)

@@ -71,6 +71,17 @@ class Cuda(Target):
     rounds_positions = True
     small = SIMULATOR  # the simulator runs one Python thread per CUDA thread
 
+    def __init__(self):
+        if SIMULATOR:
+            from numba_roialign import _cuda_arrays, _cuda_forward, _cuda_gradient
+
+            # So that small arrays take several blocks, parts, rounds and tiles.
+            _cuda_arrays.THREADS_PER_BLOCK = 16
+            _cuda_forward.THREADS, _cuda_forward.BLOCKS, _cuda_forward.LINE_NUMBERS = 8, 4, 64
+            _cuda_gradient.TILE_HEIGHT, _cuda_gradient.TILE_WIDTH = 2, 4
+            _cuda_gradient.THREADS, _cuda_gradient.BLOCKS = 4, 1
+            _cuda_gradient.SUM_NUMBERS = 8
+
     def array(self, values):
         from numba import cuda
 

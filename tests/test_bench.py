@@ -315,7 +315,7 @@ def test_a_readme_without_markers_is_refused():
 
 def test_a_gradient_has_a_place_of_its_own_in_the_readme():
     marked = MARKED + MARKED.replace("bench:", "bench-backward:")
-    changed = report.replace_block(marked, report.MARKERS["backward"], "table")
+    changed = report.replace_block(marked, report.MARKERS["cpu", "backward"], "table")
     assert changed.startswith(MARKED)
     assert "<!-- bench-backward:start -->\n\ntable\n<!-- bench-backward:end -->" in changed
 

@@ -137,6 +137,37 @@ except Exception as error:
     assert "cuda13" in done.stdout, done.stderr
 
 
+class OnlyDLPack:
+    """An array on a device that offers DLPack alone."""
+
+    def __init__(self, held):
+        self.held = held
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+
+@pytest.mark.only("cuda")
+def test_dlpack_alone_is_read_by_cupy(target, rng, monkeypatch):
+    features, rois = (target.array(values) for values in case(rng))
+    wrapped = OnlyDLPack(features), OnlyDLPack(rois)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", None)
+        with pytest.raises(TypeError, match="import cupy"):
+            roi_align(*wrapped, 2)
+
+    class Library:
+        ndarray = ()  # nothing is one of its arrays
+
+        @staticmethod
+        def from_dlpack(x):
+            return x.held
+
+    monkeypatch.setitem(sys.modules, "cupy", Library)
+    expected = target.numpy(roi_align(features, rois, 2))
+    assert_array_equal(target.numpy(roi_align(*wrapped, 2)), expected)
+
+
 @pytest.mark.only("cpu")
 def test_threads_may_call_at_once(target, rng):
     cases = []

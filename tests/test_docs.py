@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-MODULES = ["_api", "_geometry", "_mindspore", "onnx", "scalar"]
+MODULES = ["_api", "_geometry", "_mindspore", "_workspace", "onnx", "scalar"]
 
 
 @pytest.mark.only("cpu")

@@ -1,0 +1,77 @@
+"""Where the work of a CUDA call goes: a stream, its device, and memory for scratch."""
+
+from __future__ import annotations
+
+import functools
+import math
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+from numba import config, cuda
+
+from ._cuda_arrays import typed
+from ._workspace import Workspace
+
+
+def handle_of(stream) -> int:
+    """Return the handle of a stream of Numba, CuPy, PyTorch or another library, or a handle."""
+    if isinstance(stream, (int, np.integer)) and not isinstance(stream, (bool, np.bool_)):
+        return int(stream)
+    if hasattr(stream, "__cuda_stream__"):  # (version of the protocol, handle)
+        return int(stream.__cuda_stream__()[1])
+    for name in ("cuda_stream", "ptr"):  # PyTorch's, CuPy's
+        if isinstance(getattr(stream, name, None), int):
+            return getattr(stream, name)
+    if hasattr(stream, "handle"):  # Numba's, an integer or one of ctypes'
+        handle = getattr(stream.handle, "value", stream.handle)
+        return int(handle or 0)
+    raise TypeError(
+        "stream must be a stream of Numba, CuPy or PyTorch, an object with __cuda_stream__, "
+        f"or the handle of a stream, got {stream!r:.60}"
+    )
+
+
+@functools.lru_cache(64)
+def numba_stream(handle):
+    """Return a handle as a stream of Numba's; the simulator has but one."""
+    if not handle or config.ENABLE_CUDASIM:
+        return cuda.default_stream()
+    return cuda.external_stream(handle)
+
+
+class Queue:
+    """A stream to launch on, and memory of its device that lasts as long as the launches need."""
+
+    def __init__(self, handle, allocate, workspace=None):
+        self.stream = numba_stream(handle)
+        self.allocate = allocate  # returns an array of so many bytes
+        self.workspace = workspace
+
+    def empty(self, shape, dtype):
+        """Return a device array for use on the stream."""
+        shape, dtype = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype)
+        size = max(1, math.prod(shape) * dtype.itemsize)
+        if self.workspace is not None:
+            return self.workspace.empty(shape, dtype, size, self.allocate, typed)
+        return typed(self.allocate(size), shape, dtype)
+
+
+def on_device(number):
+    """Return a context in which Numba launches on a device; None is the current one."""
+    if number is None or number == cuda.get_current_device().id:
+        return nullcontext()
+    return cuda.gpus[number]
+
+
+@contextmanager
+def queue_for(family, x, stream, workspace):
+    """Queue work on the device of an array of a family: on the array's stream or on another.
+
+    Memory that the family allocates meanwhile is that stream's own.
+    """
+    if not isinstance(workspace, (Workspace, type(None))):
+        raise TypeError(f"workspace must be a Workspace, got {workspace!r:.60}")
+    handle = family.stream(x) if stream is None else handle_of(stream)
+    given = None if stream is None else handle
+    with on_device(family.device(x)), family.allocating(x, given), workspace or nullcontext():
+        yield Queue(handle, lambda size: family.empty((size,), x, "uint8"), workspace)
