@@ -14,7 +14,27 @@ import numpy as np
 ROTATED_BYTES = 256_000_000  # of inputs in turn: several times the largest L2 cache
 
 
-class Torch:
+class Clock:
+    """The device's own clock: time between two events."""
+
+    def event(self):
+        raise NotImplementedError
+
+    def milliseconds(self, start, end):
+        return start.elapsed_time(end)
+
+    def elapsed(self, function, times):
+        """Return the seconds that the device takes for a function, called so many times."""
+        start, end = self.event(), self.event()
+        start.record()
+        for _ in range(times):
+            function()
+        end.record()
+        end.synchronize()
+        return self.milliseconds(start, end) / 1e3
+
+
+class Torch(Clock):
     """PyTorch's tensors, events and graphs."""
 
     def __init__(self):
@@ -44,18 +64,11 @@ class Torch:
         self.results = results  # a graph writes to them at each replay
         return graph.replay
 
-    def elapsed(self, function, times):
-        """Return the seconds that the device takes for a function, called so many times."""
-        start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(times):
-            function()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
+    def event(self):
+        return self.torch.cuda.Event(enable_timing=True)
 
 
-class CuPy:
+class CuPy(Clock):
     """CuPy's arrays, events and graphs."""
 
     def __init__(self):
@@ -86,17 +99,14 @@ class CuPy:
         graph = self.stream.end_capture()
         return lambda: graph.launch(self.stream)
 
-    def elapsed(self, function, times):
-        start, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
-        start.record()
-        for _ in range(times):
-            function()
-        end.record()
-        end.synchronize()
-        return self.cupy.cuda.get_elapsed_time(start, end) / 1e3
+    def event(self):
+        return self.cupy.cuda.Event()
+
+    def milliseconds(self, start, end):
+        return self.cupy.cuda.get_elapsed_time(start, end)
 
 
-class Numba:
+class Numba(Clock):
     """Numba's own device arrays, or the simulator's; there are no graphs."""
 
     def __init__(self):
@@ -124,14 +134,8 @@ class Numba:
 
         return replay
 
-    def elapsed(self, function, times):
-        start, end = self.cuda.event(), self.cuda.event()
-        start.record()
-        for _ in range(times):
-            function()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
+    def event(self):
+        return self.cuda.event()
 
 
 LIBRARIES = {"torch": Torch, "cupy": CuPy, "numba": Numba}
