@@ -9,10 +9,10 @@ same.
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from queue import SimpleQueue
 
 from numba import config, get_num_threads, threading_layer
 
@@ -56,22 +56,53 @@ def run(function, threads, job, owner):
         _run_in_own_threads(function.call, threads, job, owner)
 
 
-@functools.cache
-def _own_threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, config.NUMBA_NUM_THREADS - 1), "numba_roialign")
+class _Part:
+    """A thread's part of a call, for whichever thread is free first.
+
+    It holds nothing but the interpreter's own locks, which an interrupt cannot leave half taken:
+    2 of 25 processes that were interrupted 30 times hung in the executor of `concurrent.futures`.
+    """
+
+    def __init__(self, call, thread, job, owner):
+        self.arguments, self.call = (thread, job), call
+        self.owner = owner  # an interrupted caller lets go of memory that this part may still use
+        self.begun, self.ended = threading.Lock(), threading.Lock()
+        self.ended.acquire()
+
+    def attempt(self) -> bool:
+        """Run it, unless another thread has begun to; say whether this one has."""
+        if not self.begun.acquire(blocking=False):
+            return False
+        self.call(*self.arguments)
+        self.ended.release()
+        return True
+
+
+_parts: SimpleQueue[_Part] = SimpleQueue()
+_servers: list[threading.Thread] = []
+
+
+def _serve():
+    while True:
+        _parts.get().attempt()
+
+
+def _start_servers():
+    try:
+        while len(_servers) < config.NUMBA_NUM_THREADS - 1:
+            server = threading.Thread(target=_serve, name="numba_roialign", daemon=True)
+            server.start()
+            _servers.append(server)
+    except RuntimeError:  # the interpreter is about to end: the caller runs all parts
+        pass
 
 
 def _run_in_own_threads(call, threads, job, owner):
-    # The last argument is for a caller who is interrupted: what others still write to then stays.
-    others = []
-    try:
-        for thread in range(1, threads):
-            others.append(_own_threads().submit(lambda n, _: call(n, job), thread, owner))
-    except RuntimeError:  # the interpreter is about to end, and starts no more threads
-        pass
+    _start_servers()
+    parts = [_Part(call, thread, job, owner) for thread in range(1, threads)]
+    for part in parts:
+        _parts.put(part)
     call(0, job)
-    for thread in range(1, threads):
-        if thread > len(others) or others[thread - 1].cancel():  # not begun: all threads are busy
-            call(thread, job)
-        else:
-            others[thread - 1].result()
+    for part in parts:
+        if not part.attempt():
+            part.ended.acquire()
