@@ -17,18 +17,18 @@ from ._memory import empty_result
 SLOPE_BYTES = 16 << 20
 
 
-def stack_boxes(boxes, stream=None):
+def stack_boxes(boxes, queue=None):
     """Return per-image boxes as one array, an image index before each box."""
     images = np.repeat(np.arange(len(boxes)), [len(box) for box in boxes])
     return np.column_stack([images, np.concatenate(boxes)])
 
 
-def join_boxes(images, boxes, stream=None):
+def join_boxes(images, boxes, queue=None):
     """Return boxes and the image of each as one array."""
     return np.column_stack([images, boxes])
 
 
-def clear(array, dtype=None, stream=None):
+def clear(array, dtype=None, queue=None):
     """Set an array to zero."""
     array[...] = 0
 
@@ -49,7 +49,7 @@ def settle(target, out):
 
 
 def pool(
-    features, rois, sampling, convention, out, layout, dtype, validate, stream=None,
+    features, rois, sampling, convention, out, layout, dtype, validate, queue=None,
     mode=AVERAGE, argmax=None,
 ):  # fmt: skip
     """Pool `rois` of `features` into `out`, all NumPy arrays.
@@ -94,7 +94,7 @@ def pool_as(
 
 
 def pool_backward(
-    grad, rois, sampling, convention, out, layout, dtype, validate, stream=None,
+    grad, rois, sampling, convention, out, layout, dtype, validate, queue=None,
     mode=AVERAGE, argmax=None,
 ):  # fmt: skip
     """Write the gradient of a map to `out`, from that of its pooled features.
@@ -130,7 +130,7 @@ def pool_backward(
 
 
 def box_backward(
-    grad, features, rois, sampling, convention, out, layout, dtype, validate, stream=None
+    grad, features, rois, sampling, convention, out, layout, dtype, validate, queue=None
 ):
     """Write the gradient of the boxes, (K, 5), to `out`.
 

@@ -14,9 +14,7 @@ from ._kernels import Strides
 
 THREADS_PER_BLOCK = 128
 LARGEST_LAUNCH = 1 << 20  # threads; a longer work list goes round in strides
-
-
-LARGEST_GRID = 65535  # blocks along the second and the third axis
+MOST_BLOCKS = 65535  # blocks along the second and the third axis
 
 
 @functools.lru_cache(256)

@@ -21,7 +21,7 @@ import numpy as np
 from numba import cuda
 
 from . import _geometry, _kernels, _taps
-from ._cuda_arrays import LARGEST_GRID, configured, over
+from ._cuda_arrays import MOST_BLOCKS, configured, over
 from ._taps import Taps, tap_capacity
 
 locate = cuda.jit(device=True)(_geometry.locate)
@@ -320,7 +320,7 @@ class Average:
     def by_lines(self, start, channels):
         """Return what launches the kernel for channels in planes."""
         most = self.sampling.output_height * channels
-        columns = min(-(-BLOCKS // self.count(start)), most, LARGEST_GRID)
+        columns = min(-(-BLOCKS // self.count(start)), most, MOST_BLOCKS)
         blocks = self.count(start), columns
         return configured(schedule_lines, blocks, THREADS, self.queue.stream)
 
@@ -328,9 +328,9 @@ class Average:
         """Return what launches the kernel for channels side by side."""
         across = min(THREADS, 1 << (channels - 1).bit_length())
         along = THREADS // across
-        deep = min(-(-channels // across), LARGEST_GRID)
+        deep = min(-(-channels // across), MOST_BLOCKS)
         most = -(-self.sampling.output_height * self.sampling.output_width // along)
-        columns = min(max(1, BLOCKS // (self.count(start) * deep)), most, LARGEST_GRID)
+        columns = min(max(1, BLOCKS // (self.count(start) * deep)), most, MOST_BLOCKS)
         blocks = self.count(start), columns, deep
         return configured(schedule_channels, blocks, (across, along), self.queue.stream)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba import cuda
 
 from . import _kernels, _taps
-from ._cuda_arrays import LARGEST_GRID, configured, over
+from ._cuda_arrays import MOST_BLOCKS, configured, over
 from ._cuda_forward import split
 
 average = cuda.jit(device=True)(_kernels.average)
@@ -174,7 +174,7 @@ class Tiles:
     def over(self, kernel, channels, side_by_side, own=1):
         """Return what launches a kernel, a block for a tile and `own` channels of each thread."""
         across = self.across(channels, side_by_side)
-        blocks = self.count, min(-(-channels // (across * own)), LARGEST_GRID)
+        blocks = self.count, min(-(-channels // (across * own)), MOST_BLOCKS)
         return configured(kernel, blocks, (across, THREADS // across), self.stream)
 
     def across(self, channels, side_by_side):

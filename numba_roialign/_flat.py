@@ -102,30 +102,29 @@ def in_place(array):
 
     A copy where strides are negative or odd, or elements misaligned or byte-swapped.
     """
-    if _is_flat(array):
-        return array
-    copy = _like(array)
-    copy[...] = array
-    return copy
+    return array if _is_flat(array) else _copied(array, array.dtype.newbyteorder("="))
 
 
 def plain(array, dtype):
-    """Return an array in C order and of a dtype: itself, or a copy."""
-    array = np.ascontiguousarray(array, dtype)
-    return array if array.flags.aligned else array.copy()
+    """Return an array in C order, aligned and of a dtype: itself, or a copy."""
+    flags = array.flags
+    is_plain = array.dtype == dtype and flags.c_contiguous and flags.aligned
+    return array if is_plain else _copied(array, dtype)
+
+
+def _copied(array, dtype):
+    copy = empty_result(array.shape, dtype)
+    copy[...] = array
+    return copy
 
 
 def place_for(out):
     """Return where to write what is meant for an array: there, or where a flat view reaches."""
     if _is_flat(out) and not overlaps_itself(out.shape, out.strides, out.itemsize):
         return out
-    return _like(out)
+    return empty_result(out.shape, out.dtype.newbyteorder("="))
 
 
 def _is_flat(array) -> bool:
     strides = element_strides(array.shape, array.strides, array.itemsize)
     return strides is not None and array.flags.aligned and array.dtype.isnative
-
-
-def _like(array):
-    return empty_result(array.shape, array.dtype.newbyteorder("="))

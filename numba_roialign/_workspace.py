@@ -37,9 +37,8 @@ class Workspace:
     """
 
     def __init__(self) -> None:
-        self._memory: list[
-            tuple[int, Any]
-        ] = []  # an array of bytes after its size, for each array that a call asks for
+        # For each array that a call asks for, an array of bytes after its size.
+        self._memory: list[tuple[int, Any]] = []
         self._arrays: dict[Any, Any] = {}
         self._lock = threading.Lock()
 

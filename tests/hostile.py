@@ -142,18 +142,6 @@ def placed(values, is_swapped=False, is_frozen=False, **memory):
 
 
 @np.errstate(all="ignore")
-def laid_out(first, last, bins, scale, convention, t):
-    """Return where a box begins along an axis and how large its bins are, computed in `t`."""
-    before, offset = t(convention.before), t(convention.offset)
-    start = (t(first) + before) * t(scale) - offset
-    end = (t(last) + t(convention.end_pixel) + before) * t(scale) - offset
-    size = end - start
-    if convention.minimum is not None:
-        size = max(size, t(convention.minimum))
-    return start, size / t(bins)
-
-
-@np.errstate(all="ignore")
 def is_valid(case, roi):
     """Say whether a row can be pooled, in the words of the README's table."""
     index, count, convention = float(roi[0]), case.shape[0], case.convention
@@ -162,7 +150,7 @@ def is_valid(case, roi):
     if convention.image_index is reference.rounded_index and index > count - 1:
         return False
     for first, last, bins, scale, sampling in case.axes(roi):
-        laid = laid_out(first, last, bins, scale, convention, case.number)
+        laid = reference.laid_out(first, last, bins, scale, convention, case.number)
         if not np.isfinite([case.number(first), case.number(last), *laid]).all():
             return False
         bin_size = laid[1]
@@ -193,22 +181,21 @@ def is_certain(case, roi, unit):
     counts, nor so close to a pixel that it decides whether a value not finite is read. Numbers are
     exact where all divisions are by powers of two.
     """
-    if any(count > MOST_SAMPLES for count in samples(case, roi)):
+    counts = samples(case, roi)
+    if max(counts) > MOST_SAMPLES:
         return False
-    for axis, arguments in enumerate(case.axes(roi)):
-        start, bin_size = laid_out(*arguments[:4], case.convention, np.float64)
-        count = samples(case, roi)[axis]
-        divisors = arguments[2], max(count, 1)
-        if case.is_exact and all(divisor.bit_count() == 1 for divisor in divisors):
+    for length, count, (first, last, bins, scale, _) in zip(
+        case.shape[2:], counts, case.axes(roi), strict=True
+    ):
+        if case.is_exact and all(divisor.bit_count() == 1 for divisor in (bins, max(count, 1))):
             continue
-        length = case.shape[2 + axis]
-        steps = (np.arange(arguments[2] * count) + 0.5) / max(count, 1)
-        positions = start + steps * bin_size
-        slack = 8 * unit * max(1, abs(start), abs(bin_size) * arguments[2])
-        edges = np.rint(positions) if case.is_exact else np.clip(positions, -1, length)
-        at_end = np.minimum(abs(positions + 1), abs(positions - length)) <= slack
-        on_pixel = abs(positions - edges) <= slack if case.is_exact else False
-        if np.any(at_end | on_pixel):
+        start, step = reference.laid_out(first, last, bins, scale, case.convention, np.float64)
+        positions = start + (np.arange(bins * count) + 0.5) / max(count, 1) * step
+        slack = 8 * unit * max(1, abs(start), abs(step) * bins)
+        doubtful = np.minimum(abs(positions + 1), abs(positions - length)) <= slack
+        if case.is_exact:  # some values are not finite
+            doubtful |= abs(positions - np.rint(positions)) <= slack
+        if doubtful.any():
             return False
     return True
 

@@ -76,14 +76,18 @@ CONVENTIONS = {
 }
 
 
-def sample_count(first, last, bins, scale, convention, grid_dtype):
-    """Samples of one adaptive bin, every step rounded to ``grid_dtype``."""
-    t = grid_dtype
+def laid_out(first, last, bins, scale, convention, t):
+    """Where a box starts along an axis, and how large its bins are; every step rounded to ``t``."""
     scale, before, offset = t(scale), t(convention.before), t(convention.offset)
     start = (t(first) + before) * scale - offset
     end = (t(last) + t(convention.end_pixel) + before) * scale - offset
     size = end - start if convention.minimum is None else max(end - start, t(convention.minimum))
-    return convention.grid(size / t(bins))
+    return start, size / t(bins)
+
+
+def sample_count(first, last, bins, scale, convention, grid_dtype):
+    """Samples of one adaptive bin, decided in ``grid_dtype``."""
+    return convention.grid(laid_out(first, last, bins, scale, convention, grid_dtype)[1])
 
 
 def axis_samples(first, last, bins, scale, sampling, most, convention, grid_dtype):
@@ -92,12 +96,7 @@ def axis_samples(first, last, bins, scale, sampling, most, convention, grid_dtyp
     if sampling <= 0:
         count = sample_count(first, last, bins, scale, convention, grid_dtype)
         count = count if most is None else min(count, most)
-    before, offset, minimum = convention.before, convention.offset, convention.minimum
-    start = (first + before) * scale - offset
-    size = (last + convention.end_pixel + before) * scale - offset - start
-    if minimum is not None:
-        size = max(size, minimum)
-    step = size / bins
+    start, step = laid_out(first, last, bins, scale, convention, float)
     steps = [(i + 0.5) * step / count for i in range(count)]
     return [[start + p * step + part for part in steps] for p in range(bins)]
 
