@@ -81,19 +81,18 @@ def check_layout(layout):
     return one_of("layout", layout, LAYOUTS)
 
 
-def check_features(name, features, layout, dtype):
+def check_features(name, shape, layout, dtype):
     if dtype not in FLOATS:
         raise TypeError(f"{name} must be one of {', '.join(FLOATS)}, got {dtype}")
-    if len(features.shape) != 4:
-        axes = ", ".join(layout)
-        raise ValueError(f"{name} must be ({axes}), got shape {tuple(features.shape)}")
+    if len(shape) != 4:
+        raise ValueError(f"{name} must be ({', '.join(layout)}), got shape {tuple(shape)}")
 
 
-def check_rois(rois, dtype, columns=5, name="rois"):
+def check_rois(shape, dtype, columns=5, name="rois"):
     if dtype == "bool" or not dtype.startswith(("float", "bfloat", "int", "uint")):
         raise TypeError(f"{name} must hold real numbers, got {dtype}")
-    if len(rois.shape) != 2 or rois.shape[1] != columns:
-        raise ValueError(f"{name} must be (K, {columns}), got shape {tuple(rois.shape)}")
+    if len(shape) != 2 or shape[1] != columns:
+        raise ValueError(f"{name} must be (K, {columns}), got shape {tuple(shape)}")
 
 
 def check_like(name, x, family, shape, dtype):

@@ -83,7 +83,7 @@ def pool_as(
         mode, corner, argmax is not None, _cpu_plan.MOST_LANES,
     )  # fmt: skip
     rois = plain(rois, np.float64)
-    small = len(rois) * plan.most_taps * plan.channels < _cpu_call.SERIAL_WORK
+    small = len(rois) * plan.most_work * plan.channels < _cpu_call.SERIAL_WORK
     invalid, skipped = run(Pooling, plan, source, rois, target, validate, argmax, small)
     if invalid is None:
         if skipped:
@@ -118,7 +118,7 @@ def pool_backward(
         # Batches add up in the result, which then must be as exact as the sums.
         target = target if wide else empty_result(out.shape, np.float32)
         plan = plan_for(target, dtype if wide else "float32", batched=True)
-    small = len(rois) * plan.most_taps * plan.channels + out.size < _cpu_call.SERIAL_WORK
+    small = len(rois) * plan.most_work * plan.channels + out.size < _cpu_call.SERIAL_WORK
     invalid, _ = run(Gradient, plan, source, rois, target, validate is not False, argmax, small)
     if invalid is not None:
         return invalid

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._cpu_job import ADDRESSES, FOUND, POSITIONS
 from ._cpu_plan import memory_layout
-from ._cpu_tasks import FEW_ROIS, TASKS_PER_THREAD, cut, sorted_rows
+from ._cpu_tasks import FEW_ROIS, TASKS_PER_THREAD, cut, image_borders, sorted_rows
 from ._cpu_threads import run
 from ._memory import LINE, address_of, aligned_empty
 
@@ -38,6 +38,8 @@ class Workspace:
         self.memory = aligned_empty(JOB_BYTES + size)
         self.address = address_of(self.memory)
         self.job = self.memory[: 8 * len(POSITIONS)].view(np.int64)
+        self.origins = np.zeros(len(POSITIONS), np.int64)  # of what a job's fields are relative to
+        self.origins[: len(ADDRESSES)] = self.address + JOB_BYTES
 
     @classmethod
     def borrow(cls, size):
@@ -65,14 +67,31 @@ class Workspace:
 
 
 class Found(NamedTuple):
-    """What filling the tables found in a batch."""
+    """What filling the tables found in a batch, in the order that `_cpu_tables.survey` gives."""
 
-    rows: int
     invalid: int  # rows that cannot be pooled
-    first_invalid: int  # RoI
-    low: int  # image
-    high: int
+    sparse: int  # rows whose taps lie far apart
     taps: int  # pixels that all bins tap together
+    alone: int  # pixels to read where each RoI is pooled for itself
+    first_invalid: int  # row
+    low: int  # image
+    top: int  # row of the maps
+    left: int  # column
+    high: int  # image
+    bottom: int  # one more than the last row
+    right: int
+
+    @classmethod
+    def by_all(cls, parts):
+        """Return what all threads have found together; each has a list of numbers."""
+        fields = list(zip(*parts, strict=True))
+        return cls(*map(sum, fields[:4]), *map(min, fields[4:8]), *map(max, fields[8:11]))
+
+    @property
+    def common(self):
+        """The pixels to read where RoIs are pooled from what they have in common."""
+        images = self.high - max(self.low, 0) + 1
+        return images * (self.bottom - self.top) * (self.right - self.left)
 
 
 class Call:
@@ -82,51 +101,50 @@ class Call:
         self.plan, self.rois, self.threads = plan, rois, threads
         self.arrays = features, out, argmax  # kept while other threads may work on them
         self.table_rows = plan.table_rows(len(rois))
-        size, starts = memory_layout(plan, self.table_rows, self.threads)
+        size, job = memory_layout(plan, self.table_rows, threads)
         self.workspace = Workspace.borrow(size)
-        job, out_address = self.workspace.job, address_of(out)
-        np.add(starts, self.workspace.address + JOB_BYTES, out=job[: len(ADDRESSES)])
-        job[len(ADDRESSES) :] = plan.numbers
-        self.workspace.set(
-            features=address_of(features),
-            rois=address_of(rois),
-            out=out_address,
-            out_skew=-out_address % LINE // plan.result_bytes,
-            table_rows=self.table_rows,
-            y_slots=self.table_rows * plan.y_capacity,
-            x_slots=self.table_rows * plan.x_capacity,
-        )
+        np.add(job, self.workspace.origins, out=self.workspace.job)
+        out_address = address_of(out)
+        self.workspace.set(features=address_of(features), rois=address_of(rois), out=out_address)
         if argmax is not None:
             self.workspace.set(argmax=address_of(argmax))
         self.streams = plan.can_stream and out.nbytes >= STREAM_BYTES
-        if plan.staging_size == 0:  # written from vectors, which must not straddle a line
-            self.streams = self.streams and out_address % LINE == 0
+        if self.streams:
+            if plan.staging_size == 0:  # written from vectors, which must not straddle a line
+                self.streams = out_address % LINE == 0
+            self.workspace.set(out_skew=-out_address % LINE // plan.result_bytes)
         self.invalid = []  # RoIs found so that cannot be pooled
         self.batches = range(0, len(rois), self.table_rows)
 
+    def rows(self, start):
+        """Return how many RoIs the batch has that starts at one."""
+        return min(self.table_rows, len(self.rois) - start)
+
     def fill(self, start):
         """Fill the tables with the batch that starts at a RoI; return what was found there."""
-        plan, rows = self.plan, min(self.table_rows, len(self.rois) - start)
+        plan, rows = self.plan, self.rows(start)
         few = rows * (plan.sampling.output_height + plan.sampling.output_width) < SERIAL_BINS
         threads = 1 if few else self.threads
         self.workspace.set(start=start, rows=rows, threads=threads)
         run(plan.fill, threads, self.workspace.address, self)
         found = self.workspace.table("found", threads * FOUND).tolist()
-        invalid, first_invalid, low, high, taps = (found[n::FOUND] for n in range(5))
-        return Found(rows, sum(invalid), start + min(first_invalid), min(low), max(high), sum(taps))
+        if threads == 1:
+            return Found(*found[: len(Found._fields)])
+        return Found.by_all([found[n : n + FOUND] for n in range(0, len(found), FOUND)])
 
-    def order(self, start, found):
-        """Put the rows that can be pooled in order; return where the images begin and end."""
-        table, rows = self.workspace.table, found.rows
-        images, spans = table("table_images", rows), table("spans", 4 * rows)
-        order, segments = sorted_rows(images, spans.reshape(rows, 4))
+    def order(self, start, found, split=False):
+        """Put the rows that can be pooled in order; return their images."""
+        table, rows = self.workspace.table, self.rows(start)
+        images, keys = table("table_images", rows), table("keys", rows)
+        order = sorted_rows(keys, found.invalid, split)
         table("order", len(order))[:] = order
-        self.invalid += (start + np.flatnonzero(images < 0)).tolist()
-        return images[order], segments
+        if found.invalid:
+            self.invalid += (start + np.flatnonzero(images < 0)).tolist()
+        return images[order]
 
-    def work(self, threads, **fields):
-        self.workspace.set(**fields)
-        run(self.plan.work, threads, self.workspace.address, self)
+    def work(self, schedule, threads, **fields):
+        self.workspace.set(blocks=schedule.blocks, **fields)
+        run(schedule.compiled, threads, self.workspace.address, self)
 
     def run_batch(self, start, found):
         """Compute the batch in the tables."""
@@ -139,7 +157,7 @@ class Call:
             for start in self.batches:
                 found = self.fill(start)
                 if found.invalid:
-                    row = found.first_invalid
+                    row = start + found.first_invalid
                     return row, self.rois[row].tolist()
         for start in self.batches:
             if found is None or len(self.batches) > 1:
@@ -152,24 +170,31 @@ class Pooling(Call):
     """A call that pools."""
 
     def run_batch(self, start, found):
-        plan, table = self.plan, self.workspace.table
-        rows, invalid, _, low, high, taps = found
-        segments = [0, rows]
-        if invalid or low < high or rows > FEW_ROIS:
-            _, segments = self.order(start, found)
-            if invalid == rows:
-                return
-        work = plan.channels * max(
-            taps, rows * plan.sampling.output_height * plan.sampling.output_width
-        )
+        plan, rows, bins = self.plan, self.rows(start), self.plan.sampling.output_height
+        pooled = rows - found.invalid
+        # Where it pays to pack what RoIs have in common, sparse ones find it packed.
+        shares = not found.sparse or (plan.shares and found.common <= found.alone)
+        dense = pooled if shares else pooled - found.sparse
+        split = 0 < dense < pooled
+        borders = []
+        if found.invalid or found.low < found.high or rows > FEW_ROIS or split:
+            borders = image_borders(self.order(start, found, split))
+        results = rows * bins * plan.sampling.output_width
+        work = plan.channels * max(found.taps, found.alone, results)
         threads = 1 if work < SERIAL_WORK else self.threads
-        chunks, parts = cut(
-            segments, plan.blocks, plan.sampling.output_height, plan.most_rows, threads
-        )
-        if len(chunks) > 2 or invalid:
-            table("chunks", len(chunks))[:] = chunks
-        streams = self.streams and parts == 1
-        self.work(threads, chunk_count=len(chunks) - 1, parts=parts, streams=streams)
+        for schedule, first, last in (plan.schedule, 0, dense), (plan.sparse, dense, pooled):
+            if first < last:
+                segments = [first, *(n for n in borders if first < n < last), last]
+                chunks, parts = cut(segments, schedule.blocks, bins, plan.most_rows, threads)
+                if chunks != [0, rows]:  # as filling the tables has left it
+                    self.workspace.table("chunks", len(chunks))[:] = chunks
+                if first > 0:
+                    self.workspace.table("counter", 1)[0] = 0
+                streams = self.streams and parts == 1
+                self.work(
+                    schedule, threads,
+                    chunk_count=len(chunks) - 1, parts=parts, streams=streams,
+                )  # fmt: skip
 
 
 class Gradient(Call):
@@ -177,12 +202,12 @@ class Gradient(Call):
 
     def run_batch(self, start, found):
         plan, images = self.plan, self.plan.sampling.images
-        ordered, _ = self.order(start, found)
+        ordered = self.order(start, found)
         self.workspace.table("chunks", images + 1)[:] = np.searchsorted(
             ordered, np.arange(images + 1)
         )
-        tasks = plan.blocks * images
+        tasks = plan.schedule.blocks * images
         parts = max(
             plan.bands, min(plan.sampling.height, -(-TASKS_PER_THREAD * self.threads // tasks))
         )
-        self.work(self.threads, chunk_count=images, parts=parts, adds=start > 0)
+        self.work(plan.schedule, self.threads, chunk_count=images, parts=parts, adds=start > 0)

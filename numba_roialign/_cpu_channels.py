@@ -31,8 +31,7 @@ bin_taps = njit(**INLINED)(_taps.bin_taps)
 # bands of rows, one with more bins in parts.
 WINDOW = 1 << 16
 CELLS = 1 << 12
-# With more pixels per tapped pixel than this, only tapped ones are packed, which takes longer each:
-# a box of 1000 x 1000 pixels with 14 x 14 samples, in 32 channels, takes 0.2 ms instead of 10.
+# With more pixels per tapped pixel than this, a RoI is sparse.
 SPARSE = 4
 
 
@@ -80,36 +79,6 @@ def pack_rows(job, origin, columns, to, rows):
 
 
 @njit(**INLINED)
-def pixels_of(job, y_taps, x_taps, row):
-    """Return how many pixels a RoI's own window has, and how many its taps make of them."""
-    span = 4 * row
-    rows = job.spans[span + 1] - job.spans[span]
-    columns = job.spans[span + 3] - job.spans[span + 2]
-    y = y_taps.bounds[row, job.output_height] - y_taps.bounds[row, 0]
-    x = x_taps.bounds[row, job.output_width] - x_taps.bounds[row, 0]
-    return rows * columns, y * x
-
-
-@njit(**INLINED)
-def pack_taps(job, y_taps, x_taps, plane, row, share, low, high, window):
-    """Copy those pixels of rows ``low:high`` that a RoI taps to where `pack_rows` puts them.
-
-    `window` says where pixel 0 of row 0 would lie in scratch, and how far rows lie apart.
-    """
-    lanes, channel_stride, last_bin = len(job.tag), job.in_channel, job.output_width
-    source, target = view(job.features, 0, (0,)), view(job.scratch, 0, (0,))
-    for i in range(y_taps.bounds[row, share[0]], y_taps.bounds[row, share[1]]):
-        y = np.intp(y_taps.pixels[i])
-        if low <= y and y < high:
-            for j in range(x_taps.bounds[row, 0], x_taps.bounds[row, last_bin]):
-                x = np.intp(x_taps.pixels[j])
-                element = plane + y * job.in_row + x * job.in_column
-                to = window[0] + y * window[1] + x * lanes
-                for k in range(lanes):
-                    target[to + k] = source[element + k * channel_stride]
-
-
-@njit(**INLINED)
 def clipped(taps, low, high):
     """Return the taps of a bin whose pixels lie in ``low:high``."""
     first, last = np.intp(taps.first), np.intp(taps.last)
@@ -121,28 +90,30 @@ def clipped(taps, low, high):
 
 
 @njit(**INLINED)
-def pool_rows(job, y_taps, x_taps, window, row, share, low, high, cells, fresh):
+def pool_rows(job, source, window, y_taps, x_taps, row, share, low, high, cells, fresh):
     """Pool what rows ``low:high`` of the map give to some rows of bins, or add it to `cells`.
 
-    `window` says where pixel 0 of row 0 would lie in scratch, and how far rows lie apart.
+    `window` says where pixel 0 of row 0 would lie in a view, and how far rows and columns lie
+    apart.
     """
     lanes, width = len(job.tag), job.output_width
     numbers = view(job.scratch, 0, job.tag)
     zero = zero_of(numbers)
-    origin, row_stride, column_stride = np.uintp(window[0]), np.uintp(window[1]), np.uintp(lanes)
+    origin, row_stride = np.uintp(window[0]), np.uintp(window[1])
+    column_stride = np.uintp(window[2])
     for ph in range(share[0], share[1]):
         rows = clipped(bin_taps(y_taps, row, ph), low, high)
         for pw in range(width):
             columns = bin_taps(x_taps, row, pw)
             total = zero if fresh else numbers[cells]
             numbers[cells] = average(
-                numbers, origin, row_stride, column_stride, rows, columns, zero, total
+                source, origin, row_stride, column_stride, rows, columns, zero, total
             )
             cells += lanes
 
 
 @njit(**INLINED)
-def common_columns(job, y_taps, x_taps, chunk):
+def common_columns(job, chunk):
     """Return the columns of a chunk's common window, or 0, 0 where each RoI takes its own.
 
     Packing once what RoIs have in common pays while it is no more than packing for each.
@@ -154,8 +125,7 @@ def common_columns(job, y_taps, x_taps, chunk):
             job.spans[span], job.spans[span + 1], job.spans[span + 2], job.spans[span + 3]
         )  # fmt: skip
         low, high, left, right = min(low, y0), max(high, y1), min(left, x0), max(right, x1)
-        pixels, tapped = pixels_of(job, y_taps, x_taps, job.order[i])
-        alone += min(pixels, SPARSE * tapped)
+        alone += (y1 - y0) * (x1 - x0)
     if (high - low) * (right - left) <= alone:
         return left, right
     return 0, 0
@@ -173,7 +143,7 @@ def own_columns(job, row):
 
 
 @njit(**INLINED)
-def pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, sparse, base):
+def pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base):
     """Pool a RoI from packed rows, band by band; return which rows the window then holds.
 
     `plane` is the block's first element in the RoI's image, and `held` the rows that the window
@@ -190,17 +160,15 @@ def pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, sparse, 
         upto = min(low + capacity, high)
         if low < held_low or low > held_high or upto > held_low + capacity:
             held_low, held_high = low, low
-        window = base - held_low * pitch - left * lanes, pitch
         if upto > held_high:
-            if sparse:
-                pack_taps(job, y_taps, x_taps, plane, row, share, held_high, upto, window)
-            else:
-                pack_rows(
-                    job, plane + held_high * job.in_row + left * job.in_column, columns,
-                    base + (held_high - held_low) * pitch, upto - held_high,
-                )  # fmt: skip
+            pack_rows(
+                job, plane + held_high * job.in_row + left * job.in_column, columns,
+                base + (held_high - held_low) * pitch, upto - held_high,
+            )  # fmt: skip
             held_high = upto
-        pool_rows(job, y_taps, x_taps, window, row, share, low, upto, cells, fresh)
+        window = base - held_low * pitch - left * lanes, pitch, lanes
+        packed = view(job.scratch, 0, job.tag)
+        pool_rows(job, packed, window, y_taps, x_taps, row, share, low, upto, cells, fresh)
         low, fresh = upto, False
     return held_low, held_high
 
@@ -217,18 +185,15 @@ def work(thread, job):
             break
         chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
         c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
-        left, right = common_columns(job, y_taps, x_taps, chunk)
-        common, sparse, held = right > left, False, (0, 0)
+        left, right = common_columns(job, chunk)
+        common, held = right > left, (0, 0)
         for i in range(chunk[0], chunk[1]):
             row = job.order[i]
             if not common:
+                held = 0, 0
                 left, right = own_columns(job, row)
-                pixels, tapped = pixels_of(job, y_taps, x_taps, row)
-                sparse, held = pixels > SPARSE * tapped, (0, 0)
             plane = job.table_images[row] * job.in_image + c * job.in_channel
-            held = pool_roi(
-                job, y_taps, x_taps, plane, row, share, left, right, held, sparse, base
-            )  # fmt: skip
+            held = pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base)
             o = (job.start + row) * job.out_image + c * job.out_channel
             at = o + share[0] * job.out_row
             write(job, cells, staging, at, share[1] - share[0], job.output_width)

@@ -15,15 +15,14 @@ from numba import njit
 from . import _kernels, _taps
 from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
 from ._cpu_results import transpose
-from ._cpu_scalar import pool_bins
 from ._cpu_tasks import chunk_of, next_task, part_of
 from ._lanes import tile, view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
 bin_taps = njit(**INLINED)(_taps.bin_taps)
 
-# With more columns per tap than this, bins are pooled one by one: few of a line's columns count.
-SPARSE = 4
+# With more columns per tapped column than this, a RoI is sparse.
+SPARSE = 3
 
 
 def scratch_size(line, results, lanes):
@@ -113,7 +112,6 @@ def pool_lines(job, plane, row, share, at, scratch):
 def work(thread, job):
     """Pool tasks until none is left."""
     strides, out_strides = strides_in(job), strides_out(job)
-    width = job.output_width
     while True:
         c, piece, part = next_task(job)
         if c < 0:
@@ -123,10 +121,4 @@ def work(thread, job):
             row = job.order[i]
             plane = job.table_images[row] * strides.image + c * strides.channel
             at = (job.start + row) * out_strides.image + c * out_strides.channel
-            columns = job.spans[4 * row + 3] - job.spans[4 * row + 2]
-            taps = row * (width + 1)
-            if columns <= SPARSE * (job.x_bounds[taps + width] - job.x_bounds[taps]):
-                pool_lines(job, plane, row, share, at, thread * job.scratch_size)
-            else:
-                inner = job.channels // job.blocks
-                pool_bins(job, row, c * inner, (c + 1) * inner, share)
+            pool_lines(job, plane, row, share, at, thread * job.scratch_size)

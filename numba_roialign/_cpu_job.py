@@ -37,7 +37,7 @@ CONTRACTED = {"fastmath": {"contract"}, **UNCOUNTED}
 # Numba's own inlining: compiling each helper for itself took 1.5 s of a schedule's 5.
 INLINED = {"inline": "always", "forceinline": True, **CONTRACTED}
 
-FOUND = 8  # numbers; a cache line for each thread
+FOUND = 16  # numbers; cache lines of its own for each thread
 
 # The fields in their order, with their types; "storage", "number" and "result" are addresses of
 # elements of the job's own types.
@@ -70,6 +70,7 @@ ADDRESSES = {
     "x_turned_bounds": types.intp,
     "found": types.intp,  # (threads, FOUND): see `_cpu_tables.fill`
     # how the batch is cut into tasks: see `_cpu_tasks`
+    "keys": types.intp,  # (table_rows,)
     "order": types.intp,
     "chunks": types.intp,
     "counter": types.int64,  # (1,): the next task
@@ -88,6 +89,8 @@ NUMBERS = {
     "mode": types.intp,
     "corner": types.intp,  # of a slope: see `_taps.fill_slopes`
     "keeps_argmax": types.intp,
+    "sparse": types.intp,  # the most pixels read per tap, beyond which a RoI is sparse; 0: none is
+    "reads_rows": types.intp,  # 1 where the schedule of others reads rows that no bin taps
     "channels_last": types.intp,
     "band_rows": types.intp,  # the most rows of the map in a part of a gradient
     **{f"in_{name}": types.intp for name in Strides._fields},

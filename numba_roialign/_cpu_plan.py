@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +22,15 @@ from . import (
     _cpu_max,
     _cpu_max_channels,
     _cpu_scalar,
+    _cpu_sparse,
     _cpu_tables,
     _cpu_winners,
 )
-from ._cpu_job import ADDRESSES, FOUND, NUMBERS, Compiled, compiled
+from ._cpu_job import ADDRESSES, FOUND, NUMBERS, POSITIONS, Compiled, compiled
 from ._flat import element_strides, in_order
 from ._geometry import Sampling
 from ._kernels import AVERAGE, Strides
+from ._lanes import REGISTER
 from ._memory import LINE
 from ._taps import sample_capacity, tap_capacity
 
@@ -61,16 +64,35 @@ TYPES = {
 
 
 @dataclass(frozen=True, eq=False)
+class Schedule:
+    """What computes some RoIs of a call: a function of a thread and a job, and in which types."""
+
+    work: Callable
+    storage: types.Type  # read
+    result: types.Type  # written
+    number: types.Type  # summed
+    lanes: int
+    blocks: int  # of channels
+
+    @functools.cached_property
+    def compiled(self) -> Compiled:
+        """Its machine code, which is made or loaded when it is first asked for."""
+        return compiled(self.work, self.storage, self.result, self.number, self.lanes)
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What a call does."""
 
     numbers: np.ndarray  # those fields of a job that all batches share, 0 for the others
     fill: Compiled
-    work: Compiled
+    schedule: Schedule
+    sparse: Schedule | None  # of RoIs that would read more pixels per tap than `limit`
+    limit: int
+    shares: bool  # RoIs can be pooled from what they have in common
     tables: dict[str, int]  # bytes of each table, per RoI
     batch_bytes: int  # of all tables
     channels: int
-    blocks: int  # of channels
     sampling: Sampling
     most_rows: int  # of bins in a task
     bands: int  # of the map
@@ -83,9 +105,10 @@ class Plan:
     result_bytes: int  # of an element
 
     @property
-    def most_taps(self):
-        """The most pixels that all bins of a RoI tap together."""
-        return self.y_capacity * self.x_capacity
+    def most_work(self):
+        """The most pixels that a RoI reads, and those that its bins tap, whichever is more."""
+        taps = self.y_capacity * self.x_capacity
+        return max(taps, min(self.sampling.height * self.sampling.width, self.limit * taps))
 
     def table_rows(self, rois):
         """Return how many of `rois` a batch has."""
@@ -116,6 +139,17 @@ def schedule_of(strides, channels, sampling, number_bytes, most_lanes):
     return _cpu_scalar, 1, channels
 
 
+def sparse_schedule_of(strides, channels, number_bytes, most_lanes):
+    """Return the function that pools sparse RoIs, how many lanes and how many blocks.
+
+    None of them where channels lie side by side, and stay in the lanes of other RoIs.
+    """
+    if strides.channel == 1 and channels >= FEW_CHANNELS:
+        return _cpu_sparse.work_beside, None, None
+    lanes = min(most_lanes, _cpu_sparse.MOST_ROWS, REGISTER // number_bytes)
+    return _cpu_sparse.work, lanes, -(-channels // _cpu_sparse.BLOCK)
+
+
 def max_schedule_of(channels, sampling, number_bytes, most_lanes):
     """As `schedule_of`, for a maximum."""
     most = min(most_lanes, MAX_LANE_BYTES // number_bytes)
@@ -137,7 +171,7 @@ def whole_lines(strides, channels, sampling, lanes, storage_bytes):
 
 def tables_of(sampling, capacities, number_bytes, samples=False, turned=False):
     """Return how many bytes each table takes for a RoI; `capacities` are its taps in y and x."""
-    tables = {"table_images": 8, "spans": 32, "order": 8, "chunks": 8}
+    tables = {"table_images": 8, "spans": 32, "keys": 8, "order": 8, "chunks": 8}
     bins = sampling.output_height, sampling.output_width
     lengths = sampling.height, sampling.width
     for axis, count, length, slots in zip("yx", bins, lengths, capacities, strict=True):
@@ -204,18 +238,27 @@ def pooling_plan(
         fill, capacity = _cpu_tables.fill_with_samples, sample_capacity
     window = min(_cpu_channels.WINDOW, sampling.height * sampling.width)
     most_rows, can_stream, scratch_size, staging_size, numbers_size = bins, False, 0, 0, 0
+    limit, sparse = 0, None
     if schedule is _cpu_channels:
         most_rows = _cpu_channels.most_rows(width)
         scratch_size = _cpu_channels.scratch_size(bins, width, window, lanes)
         can_stream = most_rows >= bins
         can_stream &= whole_lines(target, channels, sampling, lanes, result_bytes)
         staging_size = bins * width * lanes if can_stream and target.channel != 1 else 0
+        limit = _cpu_channels.SPARSE
     elif schedule is _cpu_columns:
         inner = channels // blocks
+        limit = _cpu_columns.SPARSE
         scratch_size = _cpu_columns.scratch_size(sampling.width * inner, width * inner, lanes)
     elif schedule is _cpu_max_channels:
         scratch_size = _cpu_max_channels.scratch_size(bins, width, window, lanes)
         numbers_size = bins * width * lanes if keeps_argmax else 0
+    kinds = storage, result, number
+    if limit:
+        work, rows, parts = sparse_schedule_of(source, channels, number_bytes, most_lanes)
+        sparse = Schedule(work, *kinds, rows or lanes, parts or blocks)
+        needed = _cpu_sparse.scratch_size(bins, width, sparse.lanes)
+        scratch_size = max(scratch_size, needed)
     capacities = (
         capacity(bins, sampling.samples_y, sampling.height),
         capacity(width, sampling.samples_x, sampling.width),
@@ -223,19 +266,22 @@ def pooling_plan(
     return Plan(
         numbers=shared_numbers(
             source, target, sampling, convention,
+            sparse=limit, reads_rows=schedule is _cpu_channels,
             scratch_size=scratch_size, staging_size=staging_size, numbers_size=numbers_size,
             window=window,
-            channels=channels, blocks=blocks, mode=mode, corner=corner or 0,
+            channels=channels, mode=mode, corner=corner or 0,
             keeps_argmax=keeps_argmax, channels_last=layout == "NHWC",
         ),
         # Not contracted: multiply and add must not fuse in the geometry, where it would decide an
         # adaptive grid otherwise than the peers do.
         fill=compiled(fill, number, number, number, 1, contracted=False),
-        work=compiled(schedule.work, storage, result, number, lanes),
+        schedule=Schedule(schedule.work, *kinds, lanes, blocks),
+        sparse=sparse,
+        limit=limit,
+        shares=schedule is _cpu_channels,
         tables=tables_of(sampling, capacities, number_bytes, samples=mode != AVERAGE),
         batch_bytes=BATCH_BYTES,
         channels=channels,
-        blocks=blocks,
         sampling=sampling,
         most_rows=most_rows,
         bands=1,
@@ -289,17 +335,19 @@ def gradient_plan(
     return Plan(
         numbers=shared_numbers(
             source, target, sampling, convention,
-            scratch_size=scratch_size, band_rows=rows, channels=channels, blocks=blocks,
+            scratch_size=scratch_size, band_rows=rows, channels=channels,
             mode=mode, channels_last=layout == "NHWC",
         ),
         fill=compiled(fill, number, number, number, 1, contracted=False),
-        work=compiled(schedule.work, storage, result, number, lanes),
+        schedule=Schedule(schedule.work, storage, result, number, lanes, blocks),
+        sparse=None,
+        limit=0,
+        shares=False,
         tables=tables_of(
             sampling, capacities, number_bytes, samples=mode != AVERAGE, turned=mode == AVERAGE
         ),
         batch_bytes=GRADIENT_BATCH_BYTES,
         channels=channels,
-        blocks=blocks,
         sampling=sampling,
         most_rows=bins,
         bands=-(-sampling.height // rows),
@@ -332,6 +380,13 @@ def memory_sizes(plan, rows, threads):
 
 @functools.lru_cache(1024)
 def memory_layout(plan, rows, threads):
-    """Return how many bytes the job's own arrays take together, and where each begins."""
+    """Return how many bytes the job's own arrays take together, and the job that calls start from.
+
+    Its addresses are relative to where these arrays begin.
+    """
     *starts, end = itertools.accumulate(memory_sizes(plan, rows, threads), initial=0)
-    return end, np.array(starts, np.int64)
+    job = np.concatenate([np.array(starts, np.int64), plan.numbers])
+    job[POSITIONS["table_rows"]] = rows
+    job[POSITIONS["y_slots"]] = rows * plan.y_capacity
+    job[POSITIONS["x_slots"]] = rows * plan.x_capacity
+    return end, job

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from ._cpu_job import INLINED
+from ._cpu_tables import SPARSE_KEY
 from ._lanes import fetch_add
 
 TASKS_PER_THREAD = 4
@@ -46,14 +47,19 @@ def part_of(job, part, rows):
     return part * rows // job.parts, (part + 1) * rows // job.parts
 
 
-def sorted_rows(images, spans):
-    """Return the rows that can be pooled, by image and first row, and where images begin and end.
+def sorted_rows(keys, invalid, split):
+    """Return the rows that can be pooled by image and first row, sparse ones last if they `split`.
 
     A map's row is then packed once, just ahead of its use.
     """
-    order = np.lexsort((spans[:, 0], images))[np.count_nonzero(images < 0) :]
-    borders = np.flatnonzero(np.diff(images[order])) + 1
-    return order, [0, *borders.tolist(), len(order)]
+    if not split:
+        keys = keys & (SPARSE_KEY - 1)
+    return np.argsort(keys, kind="stable")[: len(keys) - invalid]
+
+
+def image_borders(images):
+    """Return where in the order another image begins."""
+    return (np.flatnonzero(np.diff(images)) + 1).tolist()
 
 
 def cut(segments, blocks, bins, most_bins, threads):
@@ -63,9 +69,11 @@ def cut(segments, blocks, bins, most_bins, threads):
     many parts their rows of bins are cut: chunks first, since the parts of one RoI read rows in
     common. A part has at most `most_bins` rows of bins.
     """
-    wanted = -(-TASKS_PER_THREAD * threads // blocks) if threads > 1 else 1
+    if threads == 1:
+        return segments, -(-bins // most_bins)
+    wanted = -(-TASKS_PER_THREAD * threads // blocks)
     pieces = -(-wanted // (len(segments) - 1))
-    chunks = [0]
+    chunks = segments[:1]
     for first, last in itertools.pairwise(segments):
         count = min(pieces, last - first)
         chunks += [first + (last - first) * (k + 1) // count for k in range(count)]

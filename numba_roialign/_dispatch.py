@@ -10,6 +10,8 @@ from contextlib import nullcontext
 
 from . import _cpu
 
+_NO_QUEUE = nullcontext()
+
 
 def target_of(family):
     """Return the module of a family's target."""
@@ -30,10 +32,10 @@ def queue_for(family, x, stream, workspace=None):
         from . import _cuda_queue
 
         return _cuda_queue.queue_for(family, x, stream, workspace)
-    for name, value in (("stream", stream), ("workspace", workspace)):
-        if value is not None:
-            raise TypeError(f"{name}= is for arrays on a CUDA device, and these are on the CPU")
-    return nullcontext()
+    if stream is not None or workspace is not None:
+        name = "workspace" if stream is None else "stream"
+        raise TypeError(f"{name}= is for arrays on a CUDA device, and these are on the CPU")
+    return _NO_QUEUE
 
 
 def stack_boxes(family, boxes, queue):

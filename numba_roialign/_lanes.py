@@ -57,6 +57,15 @@ def _storage(numba_type):
     return ir.IntType(16) if numba_type in CONVERSIONS else _element(numba_type)
 
 
+class Lines(types.Type):
+    """The type of several lines of a map as one: element `i` is the vector of theirs."""
+
+    def __init__(self, storage, count):
+        self.storage, self.count = storage, count
+        self.number = View(storage, count).number
+        super().__init__(name=f"Lines({storage}, {count})")
+
+
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager, lanes):
@@ -67,6 +76,13 @@ class _LanesModel(models.PrimitiveModel):
 class _ViewModel(models.PrimitiveModel):
     def __init__(self, manager, view):
         super().__init__(manager, view, _storage(view.storage).as_pointer())
+
+
+@register_model(Lines)
+class _LinesModel(models.PrimitiveModel):
+    def __init__(self, manager, lines):
+        starts = ir.ArrayType(_storage(lines.storage).as_pointer(), lines.count)
+        super().__init__(manager, lines, starts)
 
 
 def _load(builder, storage, count, pointer):
@@ -117,11 +133,36 @@ def zero_of(typing_context, view):
     return view.number(view), codegen
 
 
+@intrinsic
+def lines_of(typing_context, pointer, stride, pixels, first, last, lanes):
+    """Return lines that start `stride` elements times ``pixels[first]`` and so on after a pointer.
+
+    There are ``len(lanes)``; where `last` comes before, its forerunner is repeated.
+    """
+
+    def codegen(context, builder, sig, args):
+        pointer, stride, pixels, first, last, _ = args
+        lines = ir.Constant(context.get_value_type(sig.return_type), ir.Undefined)
+        end = builder.sub(last, last.type(1))
+        for k in range(lanes.count):
+            slot = builder.add(first, first.type(k))
+            slot = builder.select(builder.icmp_signed("<", slot, end), slot, end)
+            pixel = builder.sext(builder.load(builder.gep(pixels, [slot])), stride.type)
+            start = builder.gep(pointer, [builder.mul(stride, pixel)])
+            lines = builder.insert_value(lines, start, k)
+        return lines
+
+    index = types.intp
+    return (
+        Lines(pointer.storage, lanes.count)(pointer, index, pixels, index, index, lanes), codegen
+    )  # fmt: skip
+
+
 @infer_global(operator.getitem)
 class _TypeLoad(AbstractTemplate):
     def generic(self, args, kws):
         view, index = args
-        if isinstance(view, View) and isinstance(index, types.Integer):
+        if isinstance(view, (View, Lines)) and isinstance(index, types.Integer):
             return signature(view.number, view, types.uintp)
 
 
@@ -130,6 +171,16 @@ def _lower_load(context, builder, sig, args):
     view, pointer = sig.args[0], builder.gep(args[0], [args[1]])
     value = _load(builder, view.storage, view.count, pointer)
     return value if view.count > 1 else builder.extract_element(value, I32(0))
+
+
+@lower_builtin(operator.getitem, Lines, types.uintp)
+def _lower_gather(context, builder, sig, args):
+    lines, storage = sig.args[0], sig.args[0].storage
+    value = ir.Constant(ir.VectorType(_storage(storage), lines.count), ir.Undefined)
+    for k in range(lines.count):
+        element = builder.load(builder.gep(builder.extract_value(args[0], k), [args[1]]))
+        value = builder.insert_element(value, element, I32(k))
+    return CONVERSIONS[storage][0](builder, value) if storage in CONVERSIONS else value
 
 
 @infer_global(operator.setitem)

@@ -6,6 +6,7 @@ and end the process that uses it.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import os
@@ -25,8 +26,30 @@ KEPT_BYTES = 1 << 28
 GRAIN = 1 << 22  # sizes are rounded up to it, so that a result a little larger fits as well
 
 
+class _ArrayStruct(ctypes.Structure):
+    """What NumPy's ``__array_struct__`` points to."""
+
+    _fields_ = (
+        ("two", ctypes.c_int),
+        ("axes", ctypes.c_int),
+        ("kind", ctypes.c_char),
+        ("itemsize", ctypes.c_int),
+        ("flags", ctypes.c_int),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("data", ctypes.c_void_p),
+    )
+
+
+_array_struct_in = ctypes.PYFUNCTYPE(
+    ctypes.POINTER(_ArrayStruct), ctypes.py_object, ctypes.c_char_p
+)(("PyCapsule_GetPointer", ctypes.pythonapi))
+
+
 def address_of(array) -> int:
-    return array.__array_interface__["data"][0]
+    """Return where an array begins; from ``__array_interface__`` it takes twice as long."""
+    capsule = array.__array_struct__
+    return _array_struct_in(capsule, None).contents.data
 
 
 @functools.cache

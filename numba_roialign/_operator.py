@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from ._arguments import (
     check_rois,
 )
 from ._families import check_places
-from ._flat import LAYOUTS, in_order
+from ._flat import in_order
 from ._geometry import Convention, Sampling, image_of
 from ._kernels import AVERAGE
 
@@ -60,7 +61,7 @@ def stacked(rois, features, stream=None):
         return family.empty((0, 5), features)
     adoptions = [adopted(f"rois[{image}]", boxes) for image, boxes in enumerate(rois)]
     for image, (family, boxes) in enumerate(adoptions):
-        check_rois(boxes, family.dtype(boxes), columns=4, name=f"rois[{image}]")
+        check_rois(boxes.shape, family.dtype(boxes), columns=4, name=f"rois[{image}]")
     families = {family for family, _ in adoptions}
     if len(families) > 1:
         names = ", ".join(sorted(family.__name__ for family in families))
@@ -72,8 +73,9 @@ def stacked(rois, features, stream=None):
 
 def ordered(layout, batch, channels, height, width):
     """Return a shape in a layout."""
-    sizes = batch, channels, height, width
-    return tuple(sizes[axis] for axis in sorted(range(4), key=LAYOUTS[layout].__getitem__))
+    if layout == "NHWC":
+        return batch, height, width, channels
+    return batch, channels, height, width
 
 
 def received(name, features, rois, layout):
@@ -81,20 +83,34 @@ def received(name, features, rois, layout):
     check_layout(layout)
     family, features = adopted(name, features)
     rois_family, rois = adopted("rois", rois)
-    check_features(name, features, layout, family.dtype(features))
-    check_rois(rois, rois_family.dtype(rois))
+    check_features(name, features.shape, layout, family.dtype(features))
+    check_rois(rois.shape, rois_family.dtype(rois))
     check_places((name, family, features), ("rois", rois_family, rois))
     return family, features, rois_family, rois
 
 
-def check_map(shape, count, layout):
+def check_map(shape, any_rois, layout):
     """Return a map's sizes, and refuse one without pixels for boxes to pool."""
     images, channels, height, width = in_order(layout, shape)
-    if count and 0 in (images, height, width):
+    if any_rois and 0 in (images, height, width):
         raise ValueError(f"features of shape {tuple(shape)} has no pixels to pool")
     if max(height, width) >= 2**31:  # tables of taps number them in 32 bits
         raise ValueError(f"features of shape {tuple(shape)} has a side of 2**31 pixels or more")
     return images, channels, height, width
+
+
+@functools.lru_cache(1024)
+def pooled_from(layout, shape, dtype, any_rois, output_size, geometry):
+    """Check a map of a shape; return the shape of a RoI's pooled features, and the sampling.
+
+    It is kept for the next call, which then runs little of the interpreter's code: the kernels have
+    taken its place in the caches.
+    """
+    check_layout(layout)
+    check_features("features", shape, layout, dtype)
+    images, channels, height, width = check_map(shape, any_rois, layout)
+    _, *pooled = ordered(layout, 0, channels, *output_size)
+    return pooled, geometry.sampling(images, height, width, output_size)
 
 
 def raise_invalid(invalid: tuple[int, Any] | None, images, convention):
@@ -113,10 +129,15 @@ def roi_align(
     `output_size` is a pair, checked already, and `rois` an array of (K, 5). The public functions
     document the rest.
     """
-    family, features, rois_family, rois = received("features", features, rois, layout)
+    family, features = adopted("features", features)
+    rois_family, rois = adopted("rois", rois)
+    check_rois(rois.shape, rois_family.dtype(rois))
     count, dtype = rois.shape[0], family.dtype(features)
-    images, channels, height, width = check_map(features.shape, count, layout)
-    shape = ordered(layout, count, channels, *output_size)
+    pooled, sampling = pooled_from(
+        layout, tuple(features.shape), dtype, count > 0, output_size, geometry
+    )
+    check_places(("features", family, features), ("rois", rois_family, rois))
+    shape = (count, *pooled)
     with _dispatch.queue_for(family, features, stream, workspace) as queue:
         boxes = rois_family.boxes(rois)
         if out is None:
@@ -125,12 +146,11 @@ def roi_align(
             check_out(out, family, shape, dtype, features=family.array(features), rois=boxes)
         argmax = family.empty(shape, features, "int64") if return_argmax else None
         if 0 not in shape:
-            sampling = geometry.sampling(images, height, width, output_size)
             invalid = _dispatch.pool(
                 family, features, boxes, sampling, geometry.convention, out, layout, dtype,
                 validate, queue, mode, argmax,
             )  # fmt: skip
-            raise_invalid(invalid, images, geometry.convention)
+            raise_invalid(invalid, sampling.images, geometry.convention)
     return (out, argmax) if return_argmax else out
 
 
@@ -185,7 +205,7 @@ def roi_align_box_backward(
     check_places(("features", family, features), ("grad_output", grad_family, grad))
     if grad_family.dtype(grad) != dtype:
         raise TypeError(f"grad_output is {grad_family.dtype(grad)} and features {dtype}")
-    check_features("grad_output", grad, layout, dtype)
+    check_features("grad_output", grad.shape, layout, dtype)
     images, channels, height, width = check_map(features.shape, rois.shape[0], layout)
     output_size = in_order(layout, grad.shape)[2:]
     shape = ordered(layout, rois.shape[0], channels, *output_size)

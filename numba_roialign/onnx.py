@@ -122,7 +122,7 @@ def joined(rois: AnyArray, batch_indices: AnyArray, stream: Any) -> Any:
     """Return boxes and the image of each as one array of (K, 5)."""
     family, rois = adopted("rois", rois)
     index_family, images = adopted("batch_indices", batch_indices)
-    check_rois(rois, family.dtype(rois), columns=4)
+    check_rois(rois.shape, family.dtype(rois), columns=4)
     check_places(("rois", family, rois), ("batch_indices", index_family, images))
     if not index_family.dtype(images).startswith(("int", "uint")):
         raise TypeError(f"batch_indices must be integers, got {index_family.dtype(images)}")

@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 
 from numba_roialign import _cpu as cpu
-from numba_roialign import _cpu_call, _families, _flat
+from numba_roialign import _cpu_call, _cpu_plan, _families, _flat
 from numba_roialign._cpu_job import ADDRESSES
 from numba_roialign._cpu_plan import memory_sizes
 
@@ -59,7 +59,7 @@ class Layout(NamedTuple):
     """What stands in for the size of a workspace."""
 
     sizes: list[int]
-    starts: np.ndarray  # set by the workspace, relative to the end of its job
+    template: np.ndarray  # a job, whose addresses the workspace sets
     fill: int
 
 
@@ -70,8 +70,8 @@ class Workspace(_cpu_call.Workspace):
         job, *self.arrays = rooms([_cpu_call.JOB_BYTES, *layout.sizes], layout.fill)
         self.address = job.ctypes.data
         self.job = job.view(np.int64)[: len(_cpu_call.POSITIONS)]
-        end = self.address + _cpu_call.JOB_BYTES
-        layout.starts[...] = [array.ctypes.data - end for array in self.arrays]
+        self.origins = np.zeros(len(_cpu_call.POSITIONS), np.int64)
+        layout.template[: len(ADDRESSES)] = [array.ctypes.data for array in self.arrays]
 
     @classmethod
     def borrow(cls, layout):
@@ -89,8 +89,8 @@ def guarded(fill):
     """Let the package allocate guarded memory, filled with a byte."""
 
     def memory_layout(plan, rows, threads):
-        starts = np.zeros(len(ADDRESSES), np.int64)
-        return Layout(memory_sizes(plan, rows, threads), starts, fill), starts
+        template = _cpu_plan.memory_layout(plan, rows, threads)[1].copy()
+        return Layout(memory_sizes(plan, rows, threads), template, fill), template
 
     def empty_result(shape, dtype):
         dtype = np.dtype(dtype)

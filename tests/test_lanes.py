@@ -110,6 +110,43 @@ def test_few_channels_whose_taps_lie_far_apart(rng, without_lanes):
         )
 
 
+@pytest.fixture
+def schedules_run(monkeypatch):
+    """Return the names of what pools, as calls come to it."""
+    names, run = [], _cpu_call.run
+
+    def noting(function, *arguments):
+        names.append(function.owner.__name__)
+        return run(function, *arguments)
+
+    monkeypatch.setattr(_cpu_call, "run", noting)
+    return names
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("channels", [3, 19])
+@pytest.mark.parametrize("layout", ["channels first", "channels last"])
+def test_sparse_rois_among_others(rng, without_lanes, schedules_run, layout, channels, dtype):
+    features = LAYOUTS[layout](random_features(rng, (3, channels, 70, 90), dtype))
+    rois = random_rois(rng, 12, features.shape)
+    small = rois[:, 1:3] + rng.uniform(1, 9, (12, 2)).astype(np.float32)
+    rois = np.concatenate([rois, np.column_stack([rois[:, :3], small])])[rng.permutation(24)]
+    rois[5, 1], rois[17, 0] = np.nan, 3
+    for size, samples in [((9, 10), 1), ((1, 1), 2), ((2, 17), 1)]:
+        arguments = (size, 1.0, samples, True)
+        whole = roi_align(features, rois, *arguments, validate=False)
+        assert len([name for name in schedules_run if name.startswith("work")]) == 2
+        assert np.isnan(whole[[5, 17]]).all()
+        scalar = without_lanes(features, rois, *arguments, validate=False)
+        assert_allclose(
+            *np.float64([whole, scalar]), rtol=0, atol=1e-3 if dtype == np.float16 else 1e-6
+        )
+        for n in range(24):
+            one = roi_align(features, rois[n : n + 1], *arguments, validate=False)
+            assert_array_equal(one, whole[n : n + 1])
+        schedules_run.clear()
+
+
 @pytest.mark.parametrize("channels", [4, 16])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_value_that_is_not_finite_stays_in_its_bins(rng, without_lanes, value, channels):

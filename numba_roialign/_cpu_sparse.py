@@ -1,0 +1,123 @@
+"""The CPU schedules for RoIs whose taps lie far apart: large boxes with few samples.
+
+Of their pixels only those tapped are read, each once for each bin, so that nothing is packed or
+summed for its neighbours' sake. Where channels lie side by side the element kernel takes them from
+the map as they are. Where they lie apart, its inner half sums the columns of `L` tapped rows at
+once: one element of each, `L` independent loads, which the processor fetches from memory side by
+side.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from . import _kernels, _taps
+from ._cpu_channels import pool_rows
+from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
+from ._cpu_results import write
+from ._cpu_tasks import chunk_of, next_task, part_of
+from ._lanes import fence, lines_of, tile, view, zero_of
+
+weighted = njit(**INLINED)(_kernels.weighted)
+bin_taps = njit(**INLINED)(_taps.bin_taps)
+
+# Most lanes of tapped rows: each has an address of its own, and x86-64 has 16 registers for them.
+MOST_ROWS = 8
+# Channels of a block, where they lie apart.
+BLOCK = 32
+
+
+def pitch_of(width, lanes):
+    """Return how many numbers a row of bins takes in scratch: whole vectors."""
+    return -(-width // lanes) * lanes
+
+
+_pitch_of = njit(**INLINED)(pitch_of)
+
+
+def scratch_size(bins, width, lanes):
+    """Return how many numbers of scratch a thread has: results, and sums of columns both ways."""
+    return (bins + 2 * lanes) * pitch_of(width, lanes)
+
+
+@njit(**INLINED)
+def pool_plane(job, plane, row, share, at, results):
+    """Pool rows of bins of one channel, from element `plane` of the map to `at` of the output."""
+    lanes, width = len(job.tag), job.output_width
+    pitch = _pitch_of(width, lanes)
+    y_taps, x_taps = axis_tables(job)
+    numbers, squares = view(job.scratch, 0, job.tag), view(job.scratch, 0, job.square)
+    one, out, zero = view(job.scratch, 0, (0,)), view(job.out, 0, (0,)), zero_of(numbers)
+    features, column_stride = view(job.features, plane, (0,)), np.uintp(job.in_column)
+    bins = share[1] - share[0]
+    columns = results + bins * pitch
+    sums = columns + lanes * pitch
+    for element in range(results, columns, lanes):
+        numbers[element] = zero
+    ph, last_slot = share[0], y_taps.bounds[row, share[1]]
+    for first_slot in range(y_taps.bounds[row, ph], last_slot, lanes):
+        lines = lines_of(features, job.in_row, job.y_pixels, first_slot, last_slot, job.tag)
+        for pw in range(width):
+            taps = bin_taps(x_taps, row, pw)
+            numbers[columns + pw * lanes] = weighted(lines, np.uintp(0), column_stride, taps, zero)
+        for pw in range(0, width, lanes):
+            tile(squares, columns + pw * lanes, lanes, squares, sums + pw, pitch)
+        for slot in range(first_slot, min(first_slot + lanes, last_slot)):
+            while slot >= y_taps.bounds[row, ph + 1]:
+                ph += 1
+            weight = y_taps.weights[np.uintp(slot)]
+            line, total = sums + (slot - first_slot) * pitch, results + (ph - share[0]) * pitch
+            for pw in range(0, width, lanes):
+                numbers[total + pw] = numbers[total + pw] + weight * numbers[line + pw]
+    row_stride, bin_stride = job.out_row, job.out_column
+    for p in range(bins):
+        for pw in range(width):
+            out[at + p * row_stride + pw * bin_stride] = one[results + p * pitch + pw]
+
+
+def work(thread, job):
+    """Pool tasks until none is left, where channels lie apart."""
+    strides, out_strides = strides_in(job), strides_out(job)
+    while True:
+        block, piece, part = next_task(job)
+        if block < 0:
+            break
+        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
+        first = block * job.channels // job.blocks
+        last = (block + 1) * job.channels // job.blocks
+        for i in range(chunk[0], chunk[1]):
+            row = job.order[i]
+            image = job.table_images[row] * strides.image
+            at = (job.start + row) * out_strides.image + share[0] * out_strides.row
+            for c in range(first, last):
+                pool_plane(
+                    job, image + c * strides.channel, row, share, at + c * out_strides.channel,
+                    thread * job.scratch_size,
+                )  # fmt: skip
+
+
+def work_beside(thread, job):
+    """Pool tasks until none is left, where channels lie side by side."""
+    lanes, width = len(job.tag), job.output_width
+    strides, out_strides = strides_in(job), strides_out(job)
+    y_taps, x_taps = axis_tables(job)
+    features = view(job.features, 0, job.tag)
+    cells, staging = thread * job.scratch_size, thread * job.staging_size
+    while True:
+        block, piece, part = next_task(job)
+        if block < 0:
+            break
+        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
+        c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
+        for i in range(chunk[0], chunk[1]):
+            row = job.order[i]
+            plane = job.table_images[row] * strides.image + c * strides.channel
+            pool_rows(
+                job, features, (plane, strides.row, strides.column), y_taps, x_taps, row, share,
+                0, job.height, cells, True,
+            )  # fmt: skip
+            at = (job.start + row) * out_strides.image + c * out_strides.channel
+            at += share[0] * out_strides.row
+            write(job, cells, staging, at, share[1] - share[0], width)
+    fence()
