@@ -185,7 +185,7 @@ class Pooling(Call):
         for schedule, first, last in (plan.schedule, 0, dense), (plan.sparse, dense, pooled):
             if first < last:
                 segments = [first, *(n for n in borders if first < n < last), last]
-                chunks, parts = cut(segments, schedule.blocks, bins, plan.most_rows, threads)
+                chunks, parts = cut(segments, schedule.blocks, bins, schedule.most_rows, threads)
                 if chunks != [0, rows]:  # as filling the tables has left it
                     self.workspace.table("chunks", len(chunks))[:] = chunks
                 if first > 0:

@@ -73,6 +73,7 @@ class Schedule:
     number: types.Type  # summed
     lanes: int
     blocks: int  # of channels
+    most_rows: int  # of bins in a task
 
     @functools.cached_property
     def compiled(self) -> Compiled:
@@ -94,7 +95,6 @@ class Plan:
     batch_bytes: int  # of all tables
     channels: int
     sampling: Sampling
-    most_rows: int  # of bins in a task
     bands: int  # of the map
     y_capacity: int  # taps of a RoI
     x_capacity: int
@@ -256,8 +256,9 @@ def pooling_plan(
     kinds = storage, result, number
     if limit:
         work, rows, parts = sparse_schedule_of(source, channels, number_bytes, most_lanes)
-        sparse = Schedule(work, *kinds, rows or lanes, parts or blocks)
-        needed = _cpu_sparse.scratch_size(bins, width, sparse.lanes)
+        few = _cpu_channels.most_rows(width)
+        sparse = Schedule(work, *kinds, rows or lanes, parts or blocks, few)
+        needed = _cpu_sparse.scratch_size(min(bins, few), width, sparse.lanes)
         scratch_size = max(scratch_size, needed)
     capacities = (
         capacity(bins, sampling.samples_y, sampling.height),
@@ -275,7 +276,7 @@ def pooling_plan(
         # Not contracted: multiply and add must not fuse in the geometry, where it would decide an
         # adaptive grid otherwise than the peers do.
         fill=compiled(fill, number, number, number, 1, contracted=False),
-        schedule=Schedule(schedule.work, *kinds, lanes, blocks),
+        schedule=Schedule(schedule.work, *kinds, lanes, blocks, most_rows),
         sparse=sparse,
         limit=limit,
         shares=schedule is _cpu_channels,
@@ -283,7 +284,6 @@ def pooling_plan(
         batch_bytes=BATCH_BYTES,
         channels=channels,
         sampling=sampling,
-        most_rows=most_rows,
         bands=1,
         y_capacity=capacities[0],
         x_capacity=capacities[1],
@@ -339,7 +339,7 @@ def gradient_plan(
             mode=mode, channels_last=layout == "NHWC",
         ),
         fill=compiled(fill, number, number, number, 1, contracted=False),
-        schedule=Schedule(schedule.work, storage, result, number, lanes, blocks),
+        schedule=Schedule(schedule.work, storage, result, number, lanes, blocks, bins),
         sparse=None,
         limit=0,
         shares=False,
@@ -349,7 +349,6 @@ def gradient_plan(
         batch_bytes=GRADIENT_BATCH_BYTES,
         channels=channels,
         sampling=sampling,
-        most_rows=bins,
         bands=-(-sampling.height // rows),
         y_capacity=capacities[0],
         x_capacity=capacities[1],

@@ -248,6 +248,17 @@ def test_more_bins_than_the_scratch_come_in_parts(rng, without_lanes):
     assert_array_equal(roi_align(features, rois, size), without_lanes(features, rois, size))
 
 
+@pytest.mark.parametrize("channels", [3, 8])
+def test_more_bins_of_a_sparse_roi_than_the_scratch(rng, without_lanes, channels):
+    features = random_features(rng, (1, channels, 700, 500), np.float32)
+    rois = np.array([[0, 1, 1, 490, 690]], np.float32)
+    size = (_cpu_channels.CELLS // 64 + 3, 66)
+    arguments = (rois, size, 1.0, 1)
+    assert_allclose(
+        roi_align(features, *arguments), without_lanes(features, *arguments), rtol=0, atol=1e-6
+    )
+
+
 def test_invalid_rows_pool_nan_in_any_layout_of_out(rng):
     features = random_features(rng, (1, 16, 9, 9), np.float32)
     rois = np.array([[0, 1, 1, 8, 8], [4, 1, 1, 8, 8], [0, 2, 2, 5, 5]], np.float32)
