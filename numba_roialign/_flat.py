@@ -126,8 +126,5 @@ def place_for(out):
 
 
 def _is_flat(array) -> bool:
-    flags = array.flags
-    if flags.c_contiguous and flags.aligned:  # the common case
-        return array.dtype.isnative
     strides = element_strides(array.shape, array.strides, array.itemsize)
     return strides is not None and array.flags.aligned and array.dtype.isnative

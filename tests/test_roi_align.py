@@ -484,3 +484,11 @@ def test_the_targets_differ_by_no_more_than_documented(target, rng, dtype, sampl
     bound = (48 + 32 * coordinate) * 2.0**-23 * largest
     ulp = 2 * HALF_ULP.get(features.dtype, 0)
     assert_allclose(there.astype(np.float64), here, rtol=ulp, atol=bound + 2.0**-24)
+
+
+@pytest.mark.only("cpu")
+def test_an_axis_of_one_may_have_any_stride(rng):
+    features = random_features(rng, (1, 9, 1, 8), np.float32)
+    rois = np.array([[0, 1, -1, 7, 1]], np.float32)
+    turned = features[::-1, :, ::-1]  # C order as far as NumPy tells, with strides below zero
+    assert_array_equal(roi_align(turned, rois, (1, 4)), roi_align(features, rois, (1, 4)))
