@@ -31,7 +31,8 @@ bin_taps = njit(**INLINED)(_taps.bin_taps)
 # bands of rows, one with more bins in parts.
 WINDOW = 1 << 16
 CELLS = 1 << 12
-# With more pixels per tapped pixel than this, a RoI is sparse.
+# With more pixels per tapped pixel than this, a RoI is sparse, and its window is not packed:
+# few_samples_huge_map took 213 ms with its windows packed whole, and takes 1.
 SPARSE = 4
 
 

@@ -139,13 +139,13 @@ def schedule_of(strides, channels, sampling, number_bytes, most_lanes):
     return _cpu_scalar, 1, channels
 
 
-def sparse_schedule_of(strides, channels, number_bytes, most_lanes):
+def sparse_schedule_of(strides, channels, number_bytes, most_lanes, lanes, blocks):
     """Return the function that pools sparse RoIs, how many lanes and how many blocks.
 
-    None of them where channels lie side by side, and stay in the lanes of other RoIs.
+    Channels that lie side by side keep the `lanes` and `blocks` that other RoIs have.
     """
     if strides.channel == 1 and channels >= FEW_CHANNELS:
-        return _cpu_sparse.work_beside, None, None
+        return _cpu_sparse.work_beside, lanes, blocks
     lanes = min(most_lanes, _cpu_sparse.MOST_ROWS, REGISTER // number_bytes)
     return _cpu_sparse.work, lanes, -(-channels // _cpu_sparse.BLOCK)
 
@@ -255,9 +255,9 @@ def pooling_plan(
         numbers_size = bins * width * lanes if keeps_argmax else 0
     kinds = storage, result, number
     if limit:
-        work, rows, parts = sparse_schedule_of(source, channels, number_bytes, most_lanes)
+        work, *split = sparse_schedule_of(source, channels, number_bytes, most_lanes, lanes, blocks)
         few = _cpu_channels.most_rows(width)
-        sparse = Schedule(work, *kinds, rows or lanes, parts or blocks, few)
+        sparse = Schedule(work, *kinds, *split, few)
         needed = _cpu_sparse.scratch_size(min(bins, few), width, sparse.lanes)
         scratch_size = max(scratch_size, needed)
     capacities = (

@@ -48,7 +48,7 @@ _array_struct_in = ctypes.PYFUNCTYPE(
 
 def address_of(array) -> int:
     """Return where an array begins; from ``__array_interface__`` it takes twice as long."""
-    capsule = array.__array_struct__
+    capsule = array.__array_struct__  # owns what it points to
     return _array_struct_in(capsule, None).contents.data
 
 

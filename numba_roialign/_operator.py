@@ -78,12 +78,11 @@ def ordered(layout, batch, channels, height, width):
     return batch, channels, height, width
 
 
-def received(name, features, rois, layout):
-    """Adopt and check a call's two arrays; return each after its family."""
-    check_layout(layout)
+def received(name, features, rois):
+    """Adopt a call's two arrays and check the boxes and where both live; return each after its
+    family."""
     family, features = adopted(name, features)
     rois_family, rois = adopted("rois", rois)
-    check_features(name, features.shape, layout, family.dtype(features))
     check_rois(rois.shape, rois_family.dtype(rois))
     check_places((name, family, features), ("rois", rois_family, rois))
     return family, features, rois_family, rois
@@ -129,14 +128,11 @@ def roi_align(
     `output_size` is a pair, checked already, and `rois` an array of (K, 5). The public functions
     document the rest.
     """
-    family, features = adopted("features", features)
-    rois_family, rois = adopted("rois", rois)
-    check_rois(rois.shape, rois_family.dtype(rois))
+    family, features, rois_family, rois = received("features", features, rois)
     count, dtype = rois.shape[0], family.dtype(features)
     pooled, sampling = pooled_from(
         layout, tuple(features.shape), dtype, count > 0, output_size, geometry
     )
-    check_places(("features", family, features), ("rois", rois_family, rois))
     shape = (count, *pooled)
     with _dispatch.queue_for(family, features, stream, workspace) as queue:
         boxes = rois_family.boxes(rois)
@@ -160,8 +156,10 @@ def roi_align_backward(
     workspace=None,
 ):  # fmt: skip
     """Return the gradient of a map of a shape from that of the features pooled from it."""
-    family, grad, rois_family, rois = received("grad_output", grad_output, rois, layout)
+    check_layout(layout)
+    family, grad, rois_family, rois = received("grad_output", grad_output, rois)
     dtype = family.dtype(grad)
+    check_features("grad_output", grad.shape, layout, dtype)
     count, channels, *output_size = in_order(layout, grad.shape)
     if count != rois.shape[0]:
         raise ValueError(f"grad_output has {count} rows and rois {rois.shape[0]}")
@@ -199,9 +197,11 @@ def roi_align_box_backward(
     layout="NCHW", out=None, validate=None, stream=None, workspace=None,
 ):  # fmt: skip
     """Return the gradient of the boxes, (K, 5), from that of the features pooled from them."""
-    family, features, rois_family, rois = received("features", features, rois, layout)
+    check_layout(layout)
+    family, features, rois_family, rois = received("features", features, rois)
     grad_family, grad = adopted("grad_output", grad_output)
     dtype = family.dtype(features)
+    check_features("features", features.shape, layout, dtype)
     check_places(("features", family, features), ("grad_output", grad_family, grad))
     if grad_family.dtype(grad) != dtype:
         raise TypeError(f"grad_output is {grad_family.dtype(grad)} and features {dtype}")
