@@ -31,7 +31,8 @@ from ._taps import AxisSamples, AxisTaps
 OPTIONS = {"error_model": "numpy", "nogil": True}
 # For functions that allocate nothing: _nrt=False keeps Numba from counting references to the arrays
 # they pass around, which is an atomic instruction each and made the scalar schedule 3 times slower.
-UNCOUNTED = {"_nrt": False, **OPTIONS}
+# Python calls none of them, so they have no wrappers: see `_geometry.compilable`.
+UNCOUNTED = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
 # contract: multiply and add fuse, as on CUDA; the order of operations stays as written.
 CONTRACTED = {"fastmath": {"contract"}, **UNCOUNTED}
 # Numba's own inlining: compiling each helper for itself took 1.5 s of a schedule's 5.

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import types
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
+from ._geometry import compilable
 from ._taps import bin_taps, inlined
 
 AVERAGE, MAX, CORNER_MAX = 0, 1, 2  # modes
@@ -154,7 +155,7 @@ def largest(
     return best, number
 
 
-@register_jitable
+@compilable()
 def largest_at(features, strides, images, y_samples, x_samples, n, c, ph, pw, mode, zero):
     """Return output ``[n, c, ph, pw]`` of a maximum and its number; NaN and -1 where invalid."""
     if images[n] < 0:
@@ -176,7 +177,7 @@ def reaches(spans, n, y, x):
     return spans[n, 0] <= y and y < spans[n, 1] and spans[n, 2] <= x and x < spans[n, 3]
 
 
-@register_jitable
+@compilable()
 def won_at(
     grad, strides, argmax, argmax_strides, start, nearby, count, spans, y_bins, x_bins,
     y_codes, x_codes, grids, c, y, x, mode, total,

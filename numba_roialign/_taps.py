@@ -16,14 +16,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
-from ._geometry import grows, locate
+from ._geometry import compilable, grows, locate
 
 # For functions that only pass arrays on: counting references to them made taps 1.6 times slower.
-uncounted = register_jitable(_nrt=False)
+uncounted = compilable(_nrt=False)
 # For the innermost: as calls, each with two records of arrays, they made a bin 1.2 times slower.
-inlined = register_jitable(_nrt=False, forceinline=True)
+inlined = compilable(_nrt=False, forceinline=True)
 
 
 class AxisTaps(NamedTuple):
@@ -89,7 +88,7 @@ def empty_samples(empty, rois: int, bins: int, capacity: int, weight_type) -> Ax
     return AxisSamples(*taps, empty((rois, bins), np.intp), empty(rois, np.intp))
 
 
-@register_jitable
+@compilable()
 def samples_inside(edge, step, samples, length):
     """Return a range of the samples that holds all inside the map, without visiting the others.
 
@@ -177,7 +176,7 @@ def axis_taps(axis, taps, row, slot, stop):
         taps.bounds[row, p + 1] = slot
 
 
-@register_jitable
+@compilable()
 def first_pixel(axis, p):
     """Return the pixel in which bin `p` of an axis starts, or the map's nearest to that."""
     T = type(axis.start)
@@ -185,7 +184,7 @@ def first_pixel(axis, p):
     return int(min(max(edge, T(0)), T(axis.length - 1)))
 
 
-@register_jitable
+@compilable()
 def first_slot(axis, p, capacity):
     """Return where the slots of bin `p` start, if each bin must know that without the others.
 
@@ -197,7 +196,7 @@ def first_slot(axis, p, capacity):
     return abs(first_pixel(axis, p) - first_pixel(axis, 0)) + 3 * p
 
 
-@register_jitable
+@compilable()
 def line_of(axis, capacity):
     """Return the first pixel and the length of the line that a box makes of a row of the map.
 
@@ -337,7 +336,7 @@ def slots_of(taps, row):
     return row * capacity, (row + 1) * capacity
 
 
-@register_jitable
+@compilable()
 def fill_taps(images, y_taps, x_taps, row, rois, n, sampling, convention, zero):
     """Write the image and the taps of RoI `n` into a row of the tables."""
     image, y, x = locate(rois, n, sampling, convention, zero)
@@ -347,7 +346,7 @@ def fill_taps(images, y_taps, x_taps, row, rois, n, sampling, convention, zero):
         axis_taps(x, x_taps, row, *slots_of(x_taps, row))
 
 
-@register_jitable
+@compilable()
 def fill_samples(images, y_samples, x_samples, row, rois, n, sampling, convention, zero):
     """Write the image and the samples of RoI `n` into a row of the tables."""
     image, y, x = locate(rois, n, sampling, convention, zero)
@@ -357,7 +356,7 @@ def fill_samples(images, y_samples, x_samples, row, rois, n, sampling, conventio
         axis_samples(x, x_samples, row, *slots_of(x_samples, row))
 
 
-@register_jitable
+@compilable()
 def fill_slopes(images, y_taps, x_taps, row, rois, n, sampling, convention, corner, zero):
     """As `fill_taps`, with slopes on the axis of a corner: x1, y1, x2 or y2, from 0 on."""
     T = type(sampling.scale_y)
@@ -377,7 +376,7 @@ def fill_slopes(images, y_taps, x_taps, row, rois, n, sampling, convention, corn
             axis_slopes(x, scale, corner // 2, grown, x_taps, row, *x_slots)
 
 
-@register_jitable
+@compilable()
 def pixel_span(taps, row, first_bin, last_bin):
     """Return the first pixel that bins ``first_bin:last_bin`` tap, and the one after the last.
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import numpy as np
-from numba.extending import register_jitable
 
-from ._geometry import LARGEST_GRID, Convention, axis_of
+from ._geometry import LARGEST_GRID, Convention, axis_of, compilable
 from ._taps import lean, samples_of
 
 __all__ = ["pooled_value"]
@@ -21,7 +20,7 @@ __all__ = ["pooled_value"]
 Number = TypeVar("Number", float, np.float32)
 
 
-@register_jitable
+@compilable()
 def _line(features: Any, image: int, channel: int, y: int, x: int, beyond: Any, zero: Any) -> Any:
     """Return the value at a row and between two columns; a pixel of weight 0 is not read."""
     T = type(zero)
@@ -31,7 +30,7 @@ def _line(features: Any, image: int, channel: int, y: int, x: int, beyond: Any, 
     return value
 
 
-@register_jitable
+@compilable()
 def pooled_value(
     features: Any,
     image: int,
