@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import _cpu_call, _cpu_plan
+from . import _cpu_plan
 from ._cpu_call import Gradient, Pooling
 from ._cpu_plan import gradient_plan, pooling_plan
 from ._cpu_threads import usable_threads
@@ -13,6 +13,8 @@ from ._halves import narrowed, widened
 from ._kernels import AVERAGE
 from ._memory import empty_result
 
+# `plain` compares these, as dtypes: with the types of scalars it would make a dtype each time.
+FLOAT64, INT64 = np.dtype(np.float64), np.dtype(np.int64)
 # Of the slopes that a box gradient holds at a time, as long as one RoI's fit.
 SLOPE_BYTES = 16 << 20
 
@@ -82,8 +84,8 @@ def pool_as(
         dtype, out_dtype, sampling, convention,
         mode, corner, argmax is not None, _cpu_plan.MOST_LANES,
     )  # fmt: skip
-    rois = plain(rois, np.float64)
-    small = len(rois) * plan.most_work * plan.channels < _cpu_call.SERIAL_WORK
+    rois = plain(rois, FLOAT64)
+    small = len(rois) * plan.most_work * plan.channels < _cpu_plan.SERIAL_WORK
     invalid, skipped = run(Pooling, plan, source, rois, target, validate, argmax, small)
     if invalid is None:
         if skipped:
@@ -103,8 +105,8 @@ def pool_backward(
     """
     source, target = in_place(grad), place_for(out)
     if mode != AVERAGE:
-        argmax = plain(argmax, np.int64)
-    rois = plain(rois, np.float64)
+        argmax = plain(argmax, INT64)
+    rois = plain(rois, FLOAT64)
 
     def plan_for(target, out_dtype, batched):
         return gradient_plan(
@@ -118,7 +120,7 @@ def pool_backward(
         # Batches add up in the result, which then must be as exact as the sums.
         target = target if wide else empty_result(out.shape, np.float32)
         plan = plan_for(target, dtype if wide else "float32", batched=True)
-    small = len(rois) * plan.most_work * plan.channels + out.size < _cpu_call.SERIAL_WORK
+    small = len(rois) * plan.most_work * plan.channels + out.size < _cpu_plan.SERIAL_WORK
     invalid, _ = run(Gradient, plan, source, rois, target, validate is not False, argmax, small)
     if invalid is not None:
         return invalid

@@ -8,14 +8,11 @@ import numpy as np
 
 from ._cpu_job import ADDRESSES, FOUND, POSITIONS
 from ._cpu_plan import memory_layout
-from ._cpu_tasks import FEW_ROIS, TASKS_PER_THREAD, cut, image_borders, sorted_rows
+from ._cpu_tasks import TASKS_PER_THREAD
 from ._cpu_threads import run
 from ._memory import LINE, address_of, aligned_empty
 
-# Below, in multiplications, a call runs on the calling thread alone. Waking threads takes 10 to
-# 50 us, and milliseconds on a busy machine; this much work takes some 100 us.
-SERIAL_WORK = 1 << 20
-# The same for the tap tables, in bins of RoIs.
+# Below, in bins of RoIs, the calling thread alone fills the tables; see `_cpu_plan.SERIAL_WORK`.
 SERIAL_BINS = 1 << 11
 # Results of at least this many bytes are written around the caches, which they only flush: a call
 # that writes 50 or 100 MB takes 1.05 to 1.3 times as long without.
@@ -35,7 +32,7 @@ class Workspace:
     spare: ClassVar[list[Workspace]] = []  # not in use
 
     def __init__(self, size):
-        self.memory = aligned_empty(JOB_BYTES + size)
+        self.memory = aligned_empty((JOB_BYTES + size,))
         self.address = address_of(self.memory)
         self.job = self.memory[: 8 * len(POSITIONS)].view(np.int64)
         self.origins = np.zeros(len(POSITIONS), np.int64)  # of what a job's fields are relative to
@@ -67,7 +64,7 @@ class Workspace:
 
 
 class Found(NamedTuple):
-    """What filling the tables found in a batch, in the order that `_cpu_tables.survey` gives."""
+    """What a batch's tables hold, in the order of the job's `found`, and how it is divided."""
 
     invalid: int  # rows that cannot be pooled
     sparse: int  # rows whose taps lie far apart
@@ -80,18 +77,11 @@ class Found(NamedTuple):
     high: int  # image
     bottom: int  # one more than the last row
     right: int
-
-    @classmethod
-    def by_all(cls, parts):
-        """Return what all threads have found together; each has a list of numbers."""
-        fields = list(zip(*parts, strict=True))
-        return cls(*map(sum, fields[:4]), *map(min, fields[4:8]), *map(max, fields[8:11]))
-
-    @property
-    def common(self):
-        """The pixels to read where RoIs are pooled from what they have in common."""
-        images = self.high - max(self.low, 0) + 1
-        return images * (self.bottom - self.top) * (self.right - self.left)
+    threads: int
+    chunks: int
+    parts: int
+    sparse_chunks: int
+    sparse_parts: int
 
 
 class Call:
@@ -121,26 +111,14 @@ class Call:
         return min(self.table_rows, len(self.rois) - start)
 
     def fill(self, start):
-        """Fill the tables with the batch that starts at a RoI; return what was found there."""
-        plan, rows = self.plan, self.rows(start)
+        """Fill the tables with the batch that starts at a RoI; return what is found there."""
+        plan, workspace, rows = self.plan, self.workspace, self.rows(start)
         few = rows * (plan.sampling.output_height + plan.sampling.output_width) < SERIAL_BINS
         threads = 1 if few else self.threads
-        self.workspace.set(start=start, rows=rows, threads=threads)
-        run(plan.fill, threads, self.workspace.address, self)
-        found = self.workspace.table("found", threads * FOUND).tolist()
-        if threads == 1:
-            return Found(*found[: len(Found._fields)])
-        return Found.by_all([found[n : n + FOUND] for n in range(0, len(found), FOUND)])
-
-    def order(self, start, found, split=False):
-        """Put the rows that can be pooled in order; return their images."""
-        table, rows = self.workspace.table, self.rows(start)
-        images, keys = table("table_images", rows), table("keys", rows)
-        order = sorted_rows(keys, found.invalid, split)
-        table("order", len(order))[:] = order
-        if found.invalid:
-            self.invalid += (start + np.flatnonzero(images < 0)).tolist()
-        return images[order]
+        workspace.set(start=start, rows=rows, threads=threads)
+        run(plan.fill, threads, workspace.address, self)
+        plan.divide.call(0, workspace.address)
+        return Found(*workspace.table("found", FOUND).tolist())
 
     def work(self, schedule, threads, **fields):
         self.workspace.set(blocks=schedule.blocks, **fields)
@@ -162,6 +140,9 @@ class Call:
         for start in self.batches:
             if found is None or len(self.batches) > 1:
                 found = self.fill(start)
+            if found.invalid:
+                images = self.workspace.table("table_images", self.rows(start))
+                self.invalid += (start + np.flatnonzero(images < 0)).tolist()
             self.run_batch(start, found)
         return None
 
@@ -170,31 +151,20 @@ class Pooling(Call):
     """A call that pools."""
 
     def run_batch(self, start, found):
-        plan, rows, bins = self.plan, self.rows(start), self.plan.sampling.output_height
-        pooled = rows - found.invalid
-        # Where it pays to pack what RoIs have in common, sparse ones find it packed.
-        shares = not found.sparse or (plan.shares and found.common <= found.alone)
-        dense = pooled if shares else pooled - found.sparse
-        split = 0 < dense < pooled
-        borders = []
-        if found.invalid or found.low < found.high or rows > FEW_ROIS or split:
-            borders = image_borders(self.order(start, found, split))
-        results = rows * bins * plan.sampling.output_width
-        work = plan.channels * max(found.taps, found.alone, results)
-        threads = 1 if work < SERIAL_WORK else self.threads
-        for schedule, first, last in (plan.schedule, 0, dense), (plan.sparse, dense, pooled):
-            if first < last:
-                segments = [first, *(n for n in borders if first < n < last), last]
-                chunks, parts = cut(segments, schedule.blocks, bins, schedule.most_rows, threads)
-                if chunks != [0, rows]:  # as filling the tables has left it
-                    self.workspace.table("chunks", len(chunks))[:] = chunks
-                if first > 0:
-                    self.workspace.table("counter", 1)[0] = 0
-                streams = self.streams and parts == 1
-                self.work(
-                    schedule, threads,
-                    chunk_count=len(chunks) - 1, parts=parts, streams=streams,
-                )  # fmt: skip
+        plan, streams = self.plan, self.streams
+        if found.chunks:
+            self.work(
+                plan.schedule, found.threads,
+                first_chunk=0, chunk_count=found.chunks, parts=found.parts,
+                streams=streams and found.parts == 1,
+            )  # fmt: skip
+        if found.sparse_chunks:
+            self.workspace.table("counter", 1)[0] = 0
+            self.work(
+                plan.sparse, found.threads,
+                first_chunk=found.chunks, chunk_count=found.sparse_chunks,
+                parts=found.sparse_parts, streams=streams and found.sparse_parts == 1,
+            )  # fmt: skip
 
 
 class Gradient(Call):
@@ -202,10 +172,6 @@ class Gradient(Call):
 
     def run_batch(self, start, found):
         plan, images = self.plan, self.plan.sampling.images
-        ordered = self.order(start, found)
-        self.workspace.table("chunks", images + 1)[:] = np.searchsorted(
-            ordered, np.arange(images + 1)
-        )
         tasks = plan.schedule.blocks * images
         parts = max(
             plan.bands, min(plan.sampling.height, -(-TASKS_PER_THREAD * self.threads // tasks))

@@ -69,9 +69,10 @@ ADDRESSES = {
     "x_turned": types.int32,
     "x_turned_weights": "number",
     "x_turned_bounds": types.intp,
-    "found": types.intp,  # (threads, FOUND): see `_cpu_tables.fill`
+    "found": types.intp,  # (threads, FOUND): see `_cpu_call.Found`
     # how the batch is cut into tasks: see `_cpu_tasks`
-    "keys": types.intp,  # (table_rows,)
+    "kinds": types.intp,  # (table_rows,): what rows are sorted by
+    "ends": types.intp,  # (2 * images,): of the rows of each kind, in `order`
     "order": types.intp,
     "chunks": types.intp,
     "counter": types.int64,  # (1,): the next task
@@ -82,11 +83,14 @@ ADDRESSES = {
 }
 NUMBERS = {
     # of a batch
-    **dict.fromkeys(("start", "rows", "threads", "chunk_count", "parts", "streams"), types.intp),
+    **dict.fromkeys(("start", "rows", "threads", "blocks", "first_chunk"), types.intp),
+    **dict.fromkeys(("chunk_count", "parts", "streams"), types.intp),
     "adds": types.intp,  # 1 where a gradient's batch adds to what the batches before it gave
     # of a call
     **dict.fromkeys(("table_rows", "y_slots", "x_slots", "scratch_size", "window"), types.intp),
-    **dict.fromkeys(("staging_size", "numbers_size", "out_skew", "channels", "blocks"), types.intp),
+    **dict.fromkeys(("staging_size", "numbers_size", "out_skew", "channels"), types.intp),
+    **dict.fromkeys(("most_threads", "serial_work", "shares"), types.intp),
+    **dict.fromkeys(("dense_blocks", "most_bins", "sparse_blocks", "sparse_most_bins"), types.intp),
     "mode": types.intp,
     "corner": types.intp,  # of a slope: see `_taps.fill_slopes`
     "keeps_argmax": types.intp,

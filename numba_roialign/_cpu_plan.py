@@ -24,6 +24,7 @@ from . import (
     _cpu_scalar,
     _cpu_sparse,
     _cpu_tables,
+    _cpu_tasks,
     _cpu_winners,
 )
 from ._cpu_job import ADDRESSES, FOUND, NUMBERS, POSITIONS, Compiled, compiled
@@ -38,6 +39,9 @@ from ._taps import sample_capacity, tap_capacity
 BATCH_BYTES = 24 << 20
 # A gradient goes over its map once for each batch, so it has larger ones.
 GRADIENT_BATCH_BYTES = 96 << 20
+# Below, in multiplications, a call runs on the calling thread alone. Waking threads takes 10 to
+# 50 us, and milliseconds on a busy machine; this much work takes some 100 us.
+SERIAL_WORK = 1 << 20
 # Most lanes of a vector; 1 is the scalar schedule.
 MOST_LANES = int(os.environ.get("NUMBA_ROIALIGN_LANES", "32"))
 # A vector's bytes, four registers of AVX2: a tap's index and weight then serve four
@@ -73,7 +77,7 @@ class Schedule:
     number: types.Type  # summed
     lanes: int
     blocks: int  # of channels
-    most_rows: int  # of bins in a task
+    most_bins: int  # rows of bins in a task, at most
 
     @functools.cached_property
     def compiled(self) -> Compiled:
@@ -87,10 +91,10 @@ class Plan:
 
     numbers: np.ndarray  # those fields of a job that all batches share, 0 for the others
     fill: Compiled
+    divide: Compiled
     schedule: Schedule
     sparse: Schedule | None  # of RoIs that would read more pixels per tap than `limit`
     limit: int
-    shares: bool  # RoIs can be pooled from what they have in common
     tables: dict[str, int]  # bytes of each table, per RoI
     batch_bytes: int  # of all tables
     channels: int
@@ -104,7 +108,12 @@ class Plan:
     numbers_size: int  # of a thread
     result_bytes: int  # of an element
 
-    @property
+    @functools.cached_property
+    def row_bytes(self):
+        """Bytes of all tables, per RoI."""
+        return sum(self.tables.values())
+
+    @functools.cached_property
     def most_work(self):
         """The most pixels that a RoI reads, and those that its bins tap, whichever is more."""
         taps = self.y_capacity * self.x_capacity
@@ -112,7 +121,7 @@ class Plan:
 
     def table_rows(self, rois):
         """Return how many of `rois` a batch has."""
-        return min(rois, max(1, self.batch_bytes // sum(self.tables.values())))
+        return min(rois, max(1, self.batch_bytes // self.row_bytes))
 
 
 def fitting_lanes(channels, most):
@@ -171,7 +180,7 @@ def whole_lines(strides, channels, sampling, lanes, storage_bytes):
 
 def tables_of(sampling, capacities, number_bytes, samples=False, turned=False):
     """Return how many bytes each table takes for a RoI; `capacities` are its taps in y and x."""
-    tables = {"table_images": 8, "spans": 32, "keys": 8, "order": 8, "chunks": 8}
+    tables = {"table_images": 8, "spans": 32, "kinds": 8, "order": 8, "chunks": 8}
     bins = sampling.output_height, sampling.output_width
     lengths = sampling.height, sampling.width
     for axis, count, length, slots in zip("yx", bins, lengths, capacities, strict=True):
@@ -200,6 +209,11 @@ def numbers_of(**fields):
 def strides_of(layout, shape, strides, itemsize):
     """Return the strides of an array, given in bytes, in elements and in the order of `Strides`."""
     return Strides(*in_order(layout, element_strides(shape, strides, itemsize)))
+
+
+def dividing(function):
+    """Return a function of `_cpu_tasks`, whatever the types, compiled."""
+    return compiled(function, types.float32, types.float32, types.float32, 1)
 
 
 def shared_numbers(source, target, sampling, convention, **fields):
@@ -237,12 +251,12 @@ def pooling_plan(
         schedule, lanes, blocks = max_schedule_of(channels, sampling, number_bytes, most_lanes)
         fill, capacity = _cpu_tables.fill_with_samples, sample_capacity
     window = min(_cpu_channels.WINDOW, sampling.height * sampling.width)
-    most_rows, can_stream, scratch_size, staging_size, numbers_size = bins, False, 0, 0, 0
-    limit, sparse = 0, None
+    most_bins, can_stream, scratch_size, staging_size, numbers_size = bins, False, 0, 0, 0
+    limit, sparse, sparse_numbers = 0, None, {}
     if schedule is _cpu_channels:
-        most_rows = _cpu_channels.most_rows(width)
+        most_bins = _cpu_channels.most_rows(width)
         scratch_size = _cpu_channels.scratch_size(bins, width, window, lanes)
-        can_stream = most_rows >= bins
+        can_stream = most_bins >= bins
         can_stream &= whole_lines(target, channels, sampling, lanes, result_bytes)
         staging_size = bins * width * lanes if can_stream and target.channel != 1 else 0
         limit = _cpu_channels.SPARSE
@@ -258,6 +272,7 @@ def pooling_plan(
         work, *split = sparse_schedule_of(source, channels, number_bytes, most_lanes, lanes, blocks)
         few = _cpu_channels.most_rows(width)
         sparse = Schedule(work, *kinds, *split, few)
+        sparse_numbers = {"sparse_blocks": sparse.blocks, "sparse_most_bins": few}
         needed = _cpu_sparse.scratch_size(min(bins, few), width, sparse.lanes)
         scratch_size = max(scratch_size, needed)
     capacities = (
@@ -267,7 +282,8 @@ def pooling_plan(
     return Plan(
         numbers=shared_numbers(
             source, target, sampling, convention,
-            sparse=limit, reads_rows=schedule is _cpu_channels,
+            sparse=limit, reads_rows=schedule is _cpu_channels, shares=schedule is _cpu_channels,
+            dense_blocks=blocks, most_bins=most_bins, serial_work=SERIAL_WORK, **sparse_numbers,
             scratch_size=scratch_size, staging_size=staging_size, numbers_size=numbers_size,
             window=window,
             channels=channels, mode=mode, corner=corner or 0,
@@ -276,10 +292,10 @@ def pooling_plan(
         # Not contracted: multiply and add must not fuse in the geometry, where it would decide an
         # adaptive grid otherwise than the peers do.
         fill=compiled(fill, number, number, number, 1, contracted=False),
-        schedule=Schedule(schedule.work, *kinds, lanes, blocks, most_rows),
+        divide=dividing(_cpu_tasks.divide),
+        schedule=Schedule(schedule.work, *kinds, lanes, blocks, most_bins),
         sparse=sparse,
         limit=limit,
-        shares=schedule is _cpu_channels,
         tables=tables_of(sampling, capacities, number_bytes, samples=mode != AVERAGE),
         batch_bytes=BATCH_BYTES,
         channels=channels,
@@ -339,10 +355,10 @@ def gradient_plan(
             mode=mode, channels_last=layout == "NHWC",
         ),
         fill=compiled(fill, number, number, number, 1, contracted=False),
+        divide=dividing(_cpu_tasks.divide_by_image),
         schedule=Schedule(schedule.work, storage, result, number, lanes, blocks, bins),
         sparse=None,
         limit=0,
-        shares=False,
         tables=tables_of(
             sampling, capacities, number_bytes, samples=mode != AVERAGE, turned=mode == AVERAGE
         ),
@@ -368,6 +384,7 @@ def memory_sizes(plan, rows, threads):
     sizes = {name: rows * size for name, size in plan.tables.items()}
     sizes |= {
         "found": threads * FOUND * 8,
+        "ends": (max(plan.sampling.height, 2 * plan.sampling.images) + 1) * 8,
         "chunks": (max(rows, plan.sampling.images) + 1) * 8,
         "counter": 8,
         "scratch": threads * plan.scratch_bytes,
@@ -386,6 +403,7 @@ def memory_layout(plan, rows, threads):
     *starts, end = itertools.accumulate(memory_sizes(plan, rows, threads), initial=0)
     job = np.concatenate([np.array(starts, np.int64), plan.numbers])
     job[POSITIONS["table_rows"]] = rows
+    job[POSITIONS["most_threads"]] = threads
     job[POSITIONS["y_slots"]] = rows * plan.y_capacity
     job[POSITIONS["x_slots"]] = rows * plan.x_capacity
     return end, job

@@ -8,9 +8,6 @@ from . import _taps
 from ._cpu_job import FOUND, UNCOUNTED, array_at, axis_tables, sample_tables, turned_tables
 from ._geometry import Convention, Sampling
 
-# RoIs are sorted by image and first row. Those with this bit, the sparse ones, come after all
-# others, and those that cannot be pooled last.
-SPARSE_KEY, INVALID_KEY = 1 << 62, (1 << 63) - 1
 # With more columns than this per tap, a gradient is spread bin by bin, for few columns of a line
 # count; with half of it fpn_p2_s2 took 1.6 times as long, with twice of it many_1000x3 1.2 times.
 SPARSE = 2
@@ -46,50 +43,45 @@ def share_of(thread, job):
 
 @njit(**UNCOUNTED)
 def survey(thread, job):
-    """Note what a thread's share of the rows holds, in its lines of `found`: see `_cpu_call.Found`.
+    """Note what a thread's share of the rows holds, in its line of `found`, and what kind each is.
 
-    And by what to sort the rows, in `keys`.
+    The line has the fields of `_cpu_call.Found` up to `right`. A row's kind is the number of its
+    image, counted on where it is sparse, or -1 where it cannot be pooled.
     """
-    images = array_at(job.table_images, (job.table_rows,))
-    spans, order = array_at(job.spans, (job.table_rows, 4)), array_at(job.order, (job.table_rows,))
-    keys = array_at(job.keys, (job.table_rows,))
+    images, spans, kinds = job.table_images, job.spans, job.kinds
     y_taps, x_taps = axis_tables(job)
     bins, width, limit = job.output_height, job.output_width, job.sparse
-    invalid, first_invalid, low, high, taps, sparse, alone = 0, job.rows, job.images, -1, 0, 0, 0
-    top, bottom, left, right = job.height, 0, job.width, 0
+    invalid, first_invalid, sparse, taps, alone = 0, job.rows, 0, 0, 0
+    low, high, top, bottom, left, right = job.images, -1, job.height, 0, job.width, 0
     first, last = share_of(thread, job)
     for row in range(first, last):
         image = images[row]
-        order[row] = row
-        low, high = min(low, image), max(high, image)
+        kinds[row] = image
         if image < 0:
-            keys[row] = INVALID_KEY
             invalid += 1
             first_invalid = min(first_invalid, row)
             continue
         y0, y1 = pixel_span(y_taps, row, 0, bins)
         x0, x1 = pixel_span(x_taps, row, 0, width)
-        spans[row, 0], spans[row, 1], spans[row, 2], spans[row, 3] = y0, y1, x0, x1
-        keys[row] = (image * job.height + y0) & (SPARSE_KEY - 1)
+        span = 4 * row
+        spans[span], spans[span + 1], spans[span + 2], spans[span + 3] = y0, y1, x0, x1
         y = y_taps.bounds[row, bins] - y_taps.bounds[row, 0]
         x = x_taps.bounds[row, width] - x_taps.bounds[row, 0]
         taps += y * x
         pixels = (y1 - y0 if job.reads_rows else y) * (x1 - x0)
         if limit > 0 and pixels > limit * y * x:
-            keys[row] |= SPARSE_KEY
+            kinds[row] = job.images + image
             sparse += 1
             pixels = limit * y * x
         alone += pixels
-        top, bottom, left, right = min(top, y0), max(bottom, y1), min(left, x0), max(right, x1)
-    if thread == 0:  # one chunk of all rows, and no task taken, until Python says otherwise
-        job.chunks[0], job.chunks[1], job.counter[0] = 0, job.rows, 0
-    found = array_at(job.found, (job.threads, FOUND))
-    found[thread, 0], found[thread, 1] = invalid, sparse
-    found[thread, 2], found[thread, 3] = taps, alone
-    found[thread, 4], found[thread, 5], found[thread, 6], found[thread, 7] = (
+        low, top, left = min(low, image), min(top, y0), min(left, x0)
+        high, bottom, right = max(high, image), max(bottom, y1), max(right, x1)
+    found, line = job.found, thread * FOUND
+    found[line], found[line + 1], found[line + 2], found[line + 3] = invalid, sparse, taps, alone
+    found[line + 4], found[line + 5], found[line + 6], found[line + 7] = (
         first_invalid, low, top, left
     )  # fmt: skip
-    found[thread, 8], found[thread, 9], found[thread, 10] = high, bottom, right
+    found[line + 8], found[line + 9], found[line + 10] = high, bottom, right
 
 
 def fill(thread, job):

@@ -317,6 +317,8 @@ def check_places(one, other):
     """Refuse arrays that live apart, each given after its name and its family: a hidden copy costs
     too much."""
     (name, family, x), (other_name, other_family, y) = one, other
+    if family.target == other_family.target == "cpu":
+        return
     device, other_device = family.device(x), other_family.device(y)
     apart = device is not None and other_device is not None and device != other_device
     if apart or family.target != other_family.target:

@@ -105,7 +105,7 @@ def in_place(array):
     return array if _is_flat(array) else _copied(array, array.dtype.newbyteorder("="))
 
 
-def plain(array, dtype):
+def plain(array, dtype: np.dtype):
     """Return an array in C order, aligned and of a dtype: itself, or a copy."""
     flags = array.flags
     is_plain = array.dtype == dtype and flags.c_contiguous and flags.aligned

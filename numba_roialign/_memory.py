@@ -69,16 +69,16 @@ def check_size(size):
         raise MemoryError(f"a call needs {size} bytes at once, and there are {most_bytes()} in all")
 
 
-def aligned_empty(size):
-    """Return an array of bytes that starts on a cache line, which no vector then straddles."""
-    size += LINE
+def aligned_empty(shape, dtype=np.uint8):
+    """Return an array that starts on a cache line, which no vector then straddles."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize + LINE
     check_size(size)
     try:
         memory = np.empty(size, np.uint8)
     except MemoryError:
         raise MemoryError(f"a call needs {size} bytes at once, which the system refuses") from None
-    skip = -address_of(memory) % LINE
-    return memory[skip : skip + size - LINE]
+    return np.ndarray(shape, dtype, memory, -address_of(memory) % LINE)
 
 
 class _Lease:
@@ -96,7 +96,7 @@ class _Lease:
         for key, memory in list(cls.kept.items()):
             if size <= memory.size <= 2 * size and cls.kept.pop(key, None) is not None:
                 return memory
-        return aligned_empty(-(-size // GRAIN) * GRAIN)
+        return aligned_empty((-(-size // GRAIN) * GRAIN,))
 
     def __del__(self):
         for key in list(self.kept):
@@ -113,5 +113,6 @@ def empty_result(shape, dtype):
     size = math.prod(shape) * dtype.itemsize
     if size < LARGE_RESULT:
         return np.empty(shape, dtype)
-    memory = np.asarray(_Lease(_Lease.take(size))) if size >= LENT_RESULT else aligned_empty(size)
-    return memory[:size].view(dtype).reshape(shape)
+    if size < LENT_RESULT:
+        return aligned_empty(shape, dtype)
+    return np.ndarray(shape, dtype, np.asarray(_Lease(_Lease.take(size))))

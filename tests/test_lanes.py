@@ -197,7 +197,7 @@ def test_results_go_around_the_caches_unchanged(rng, monkeypatch, dtype, channel
     expected = roi_align(features, rois, (5, 7), layout=layout)
     monkeypatch.setattr(_cpu_call, "STREAM_BYTES", 0)
     for skip in (0, 1, 5):  # elements, so that runs begin anywhere in a cache line
-        memory = _memory.aligned_empty((expected.size + skip) * expected.itemsize)
+        memory = _memory.aligned_empty(((expected.size + skip) * expected.itemsize,))
         out = memory.view(dtype)[skip:].reshape(expected.shape)
         roi_align(features, rois, (5, 7), layout=layout, out=out)
         assert_array_equal(out, expected)

@@ -1,0 +1,114 @@
+"""How the CPU divides a batch of RoIs into tasks."""
+
+from itertools import pairwise
+
+import numba
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from numba_roialign import _cpu_call, _cpu_plan, roi_align, roi_align_backward
+
+from .conftest import random_features, random_rois
+
+pytestmark = pytest.mark.only("cpu")
+SHAPE = (4, 16, 60, 50)
+
+
+@pytest.fixture
+def divisions(monkeypatch):
+    """Return of each batch what was found, and its order, chunks, images and first rows."""
+    seen = []
+
+    def noting(kind):
+        run_batch = kind.run_batch
+
+        def noted(self, start, found):
+            table, rows = self.workspace.table, self.rows(start)
+            sizes = {"order": rows, "chunks": max(rows, SHAPE[0]) + 1, "table_images": rows}
+            tables = {name: table(name, size).copy() for name, size in sizes.items()}
+            seen.append((found, tables, table("spans", 4 * rows)[::4].copy()))
+            return run_batch(self, start, found)
+
+        monkeypatch.setattr(kind, "run_batch", noted)
+
+    noting(_cpu_call.Pooling)
+    noting(_cpu_call.Gradient)
+    return seen
+
+
+def boxes(rng, count, largest):
+    """Return boxes up to a size, sorted by nothing, some of which cannot be pooled."""
+    rois = random_rois(rng, count, SHAPE)
+    rois[:, 3:] = rois[:, 1:3] + rng.uniform(1, largest, (count, 2))
+    rois[rng.integers(0, count, count // 10), 1] = np.nan
+    return rois
+
+
+@pytest.mark.parametrize("serial", [True, False])
+@pytest.mark.parametrize("count", [1, 7, 200])
+@pytest.mark.parametrize("largest", [5, 60])  # of the larger ones some are sparse
+def test_every_roi_is_in_one_chunk_of_its_image(
+    rng, monkeypatch, divisions, count, largest, serial
+):
+    monkeypatch.setattr(_cpu_plan, "SERIAL_WORK", 1 << 60 if serial else 0)
+    _cpu_plan.pooling_plan.cache_clear()
+    features = random_features(rng, SHAPE, np.float32)
+    roi_align(features, boxes(rng, count, largest), (5, 3), 1.0, 1, validate=False)
+    _cpu_plan.pooling_plan.cache_clear()
+    [(found, tables, first_rows)] = divisions
+    images = tables["table_images"]
+    pooled = np.flatnonzero(images >= 0)
+    assert found.invalid == count - len(pooled)
+    order, chunks = tables["order"][: len(pooled)], tables["chunks"]
+    assert_array_equal(np.sort(order), pooled)
+    ends = chunks[: found.chunks + found.sparse_chunks + 1].tolist()
+    assert ends[0] == 0 and ends[-1] == len(pooled)
+    for first, last in pairwise(ends):
+        assert first < last
+        assert len(set(images[order[first:last]])) == 1
+    dense = ends[found.chunks]
+    for rows in order[:dense], order[dense:]:
+        keys = list(zip(images[rows], first_rows[rows], rows, strict=True))
+        assert keys == sorted(keys)
+    if found.sparse_chunks:
+        assert len(pooled) - dense == found.sparse
+    if serial:
+        assert (found.threads, found.parts, found.sparse_parts) == (1, 1, 1)
+        assert found.chunks == len(set(images[order[:dense]]))
+    else:
+        assert found.threads == numba.get_num_threads()
+        assert 1 <= found.parts <= 5 and 1 <= found.sparse_parts <= 5
+
+
+def test_some_rois_are_sparse(rng, divisions):
+    """So that the test above does see them."""
+    features = random_features(rng, SHAPE, np.float32)
+    roi_align(features, boxes(rng, 200, 60), (5, 3), 1.0, 1, validate=False)
+    found = divisions[0][0]
+    assert found.sparse > 0 and found.chunks > 0 and found.sparse_chunks > 0
+
+
+def test_few_rois_are_divided_for_all_threads(rng, monkeypatch, divisions):
+    monkeypatch.setattr(_cpu_plan, "SERIAL_WORK", 0)
+    _cpu_plan.pooling_plan.cache_clear()
+    features = random_features(rng, SHAPE, np.float32)
+    roi_align(features, np.array([[0, 1, 2, 20, 30]]), (8, 3), 1.0, 2)
+    _cpu_plan.pooling_plan.cache_clear()
+    found = divisions[0][0]
+    if found.threads > 1:
+        assert found.chunks == 1 and found.parts > 1
+
+
+def test_a_gradient_has_a_chunk_for_each_image(rng, divisions):
+    rois = boxes(rng, 50, 30)
+    rois = rois[rois[:, 0] != 2]  # an image without RoIs
+    grad = random_features(rng, (len(rois), 16, 3, 3), np.float32)
+    roi_align_backward(grad, rois, SHAPE, 1.0, 1, validate=False)
+    [(found, tables, first_rows)] = divisions
+    images, chunks = tables["table_images"], tables["chunks"]
+    for image in range(SHAPE[0]):
+        rows = tables["order"][chunks[image] : chunks[image + 1]]
+        assert_array_equal(np.sort(rows), np.flatnonzero(images == image))
+        assert (np.diff(first_rows[rows]) >= 0).all()
+    assert chunks[SHAPE[0]] == len(rois) - found.invalid
