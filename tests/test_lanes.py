@@ -59,6 +59,7 @@ def without_lanes(monkeypatch):
         (1, 8, 9, 1),
         (2, 33, 3, 4),
         (2, 16, 40, 37),
+        (1, 70, 5, 6),
         *[(1, channels, 5, 18) for channels in range(1, 18)],
     ],
     ids=str,
