@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from ._cpu_job import FOUND, INLINED, UNCOUNTED
+from ._cpu_job import FOUND, INLINED
 from ._lanes import fetch_add
 
 TASKS_PER_THREAD = 4
@@ -55,7 +55,7 @@ def join(found, threads):
             found[k] = max(found[k], found[line + k])
 
 
-@njit(**UNCOUNTED)
+@njit(**INLINED)
 def sort(keys, step, key_count, rows, count, target, ends):
     """Sort rows by ``keys[step * row]``, numbers below `key_count`, and say where each key's end.
 
@@ -91,7 +91,7 @@ def put_in_order(job, split):
     sort(kinds, 1, 2 * job.images, spare, count, order, job.ends)
 
 
-@njit(**UNCOUNTED)
+@njit(**INLINED)
 def cut(job, first_kind, first_chunk, blocks, most_bins, threads):
     """Cut the rows of kinds from one on, as many as there are images, into tasks.
 
