@@ -50,6 +50,7 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     keeping = functools.lru_cache(256, typed=True)(function)
 
+    @functools.wraps(function)
     def answer(*arguments: Any) -> Any:
         try:
             return keeping(*arguments)

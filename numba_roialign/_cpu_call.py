@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
-from ._cpu_job import ADDRESSES, FOUND, POSITIONS
+from ._cpu_found import END, Found
+from ._cpu_job import ADDRESSES, POSITIONS
 from ._cpu_plan import memory_layout
 from ._cpu_tasks import TASKS_PER_THREAD
 from ._cpu_threads import run
@@ -63,27 +64,6 @@ class Workspace:
         return self.memory[start : start + 8 * count].view(np.int64)
 
 
-class Found(NamedTuple):
-    """What a batch's tables hold, in the order of the job's `found`, and how it is divided."""
-
-    invalid: int  # rows that cannot be pooled
-    sparse: int  # rows whose taps lie far apart
-    taps: int  # pixels that all bins tap together
-    alone: int  # pixels to read where each RoI is pooled for itself
-    first_invalid: int  # row
-    low: int  # image
-    top: int  # row of the maps
-    left: int  # column
-    high: int  # image
-    bottom: int  # one more than the last row
-    right: int
-    threads: int
-    chunks: int
-    parts: int
-    sparse_chunks: int
-    sparse_parts: int
-
-
 class Call:
     """One call on NumPy arrays, with `features` and `out` as the job has them."""
 
@@ -118,7 +98,7 @@ class Call:
         workspace.set(start=start, rows=rows, threads=threads)
         run(plan.fill, threads, workspace.address, self)
         plan.divide.call(0, workspace.address)
-        return Found(*workspace.table("found", FOUND).tolist())
+        return Found(*workspace.table("found", END).tolist())
 
     def work(self, schedule, threads, **fields):
         self.workspace.set(blocks=schedule.blocks, **fields)

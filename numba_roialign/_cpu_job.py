@@ -38,8 +38,6 @@ CONTRACTED = {"fastmath": {"contract"}, **UNCOUNTED}
 # Numba's own inlining: compiling each helper for itself took 1.5 s of a schedule's 5.
 INLINED = {"inline": "always", "forceinline": True, **CONTRACTED}
 
-FOUND = 16  # numbers; cache lines of its own for each thread
-
 # The fields in their order, with their types; "storage", "number" and "result" are addresses of
 # elements of the job's own types.
 ADDRESSES = {
@@ -69,7 +67,7 @@ ADDRESSES = {
     "x_turned": types.int32,
     "x_turned_weights": "number",
     "x_turned_bounds": types.intp,
-    "found": types.intp,  # (threads, FOUND): see `_cpu_call.Found`
+    "found": types.intp,  # (threads, END): see `_cpu_found`
     # how the batch is cut into tasks: see `_cpu_tasks`
     "kinds": types.intp,  # (table_rows,): what rows are sorted by
     "ends": types.intp,  # (2 * images,): of the rows of each kind, in `order`

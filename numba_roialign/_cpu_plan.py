@@ -18,6 +18,7 @@ from numba import types
 from . import (
     _cpu_channels,
     _cpu_columns,
+    _cpu_found,
     _cpu_gradient,
     _cpu_max,
     _cpu_max_channels,
@@ -27,7 +28,7 @@ from . import (
     _cpu_tasks,
     _cpu_winners,
 )
-from ._cpu_job import ADDRESSES, FOUND, NUMBERS, POSITIONS, Compiled, compiled
+from ._cpu_job import ADDRESSES, NUMBERS, POSITIONS, Compiled, compiled
 from ._flat import element_strides, in_order
 from ._geometry import Sampling
 from ._kernels import AVERAGE, Strides
@@ -386,7 +387,7 @@ def memory_sizes(plan, rows, threads):
     """
     sizes = {name: rows * size for name, size in plan.tables.items()}
     sizes |= {
-        "found": threads * FOUND * 8,
+        "found": threads * _cpu_found.END * 8,
         "ends": (max(plan.sampling.height, 2 * plan.sampling.images) + 1) * 8,
         "chunks": (max(rows, plan.sampling.images) + 1) * 8,
         "counter": 8,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from numba import njit
 
+from . import _cpu_found as at
 from . import _taps
-from ._cpu_job import FOUND, UNCOUNTED, array_at, axis_tables, sample_tables, turned_tables
+from ._cpu_job import UNCOUNTED, array_at, axis_tables, sample_tables, turned_tables
 from ._geometry import Convention, Sampling
 
 # With more columns than this per tap, a gradient is spread bin by bin, for few columns of a line
@@ -45,8 +46,8 @@ def share_of(thread, job):
 def survey(thread, job):
     """Note what a thread's share of the rows holds, in its line of `found`, and what kind each is.
 
-    The line has the fields of `_cpu_call.Found` up to `right`. A row's kind is the number of its
-    image, counted on where it is sparse, or -1 where it cannot be pooled.
+    A row's kind is the number of its image, counted on where it is sparse, or -1 where it cannot be
+    pooled.
     """
     images, spans, kinds = job.table_images, job.spans, job.kinds
     y_taps, x_taps = axis_tables(job)
@@ -76,12 +77,11 @@ def survey(thread, job):
         alone += pixels
         low, top, left = min(low, image), min(top, y0), min(left, x0)
         high, bottom, right = max(high, image), max(bottom, y1), max(right, x1)
-    found, line = job.found, thread * FOUND
-    found[line], found[line + 1], found[line + 2], found[line + 3] = invalid, sparse, taps, alone
-    found[line + 4], found[line + 5], found[line + 6], found[line + 7] = (
-        first_invalid, low, top, left
-    )  # fmt: skip
-    found[line + 8], found[line + 9], found[line + 10] = high, bottom, right
+    found, line = job.found, thread * at.END
+    found[line + at.INVALID], found[line + at.FIRST_INVALID] = invalid, first_invalid
+    found[line + at.SPARSE], found[line + at.TAPS], found[line + at.ALONE] = sparse, taps, alone
+    found[line + at.LOW], found[line + at.TOP], found[line + at.LEFT] = low, top, left
+    found[line + at.HIGH], found[line + at.BOTTOM], found[line + at.RIGHT] = high, bottom, right
 
 
 def fill(thread, job):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from numba import njit
 
-from ._cpu_job import FOUND, INLINED
+from . import _cpu_found as at
+from ._cpu_job import INLINED
 from ._lanes import fetch_add
 
 TASKS_PER_THREAD = 4
@@ -45,13 +46,13 @@ def part_of(job, part, rows):
 
 @njit(**INLINED)
 def join(found, threads):
-    """Join what the threads have found in the line of the first; see `_cpu_call.Found`."""
-    for line in range(FOUND, threads * FOUND, FOUND):
-        for k in range(4):
+    """Join what the threads have found in the line of the first."""
+    for line in range(at.END, threads * at.END, at.END):
+        for k in range(at.INVALID, at.FIRST_INVALID):
             found[k] += found[line + k]
-        for k in range(4, 8):
+        for k in range(at.FIRST_INVALID, at.HIGH):
             found[k] = min(found[k], found[line + k])
-        for k in range(8, 11):
+        for k in range(at.HIGH, at.THREADS):
             found[k] = max(found[k], found[line + k])
 
 
@@ -128,12 +129,11 @@ def divide(thread, job):
     """Divide a batch to pool, whose tables are filled; what comes of it is left in `found`."""
     found, images = job.found, job.images
     join(found, job.threads)
-    sparse, taps, alone = found[1], found[2], found[3]
-    # Where it pays to pack what RoIs have in common, sparse ones find it packed.
-    split = sparse > 0
+    taps, alone, split = found[at.TAPS], found[at.ALONE], found[at.SPARSE] > 0
     if split and job.shares:
-        common = (found[8] - found[5] + 1) * (found[9] - found[6]) * (found[10] - found[7])
-        split = common > alone
+        # Where it pays to pack what RoIs have in common, sparse ones find it packed.
+        pixels = (found[at.BOTTOM] - found[at.TOP]) * (found[at.RIGHT] - found[at.LEFT])
+        split = (found[at.HIGH] - found[at.LOW] + 1) * pixels > alone
     put_in_order(job, split)
     results = job.rows * job.output_height * job.output_width
     work = job.channels * max(taps, alone, results)
@@ -144,8 +144,8 @@ def divide(thread, job):
         sparse_chunks, sparse_parts = cut(
             job, images, chunks, job.sparse_blocks, job.sparse_most_bins, threads
         )
-    found[11], found[12], found[13] = threads, chunks, parts
-    found[14], found[15] = sparse_chunks, sparse_parts
+    found[at.THREADS], found[at.CHUNKS], found[at.PARTS] = threads, chunks, parts
+    found[at.SPARSE_CHUNKS], found[at.SPARSE_PARTS] = sparse_chunks, sparse_parts
     job.counter[0] = 0
 
 
