@@ -70,7 +70,7 @@ ADDRESSES = {
     "found": types.intp,  # (threads, END): see `_cpu_found`
     # how the batch is cut into tasks: see `_cpu_tasks`
     "kinds": types.intp,  # (table_rows,): what rows are sorted by
-    "ends": types.intp,  # (2 * images,): of the rows of each kind, in `order`
+    "ends": types.intp,  # (DIGIT + 2,): of the rows with each digit
     "order": types.intp,
     "chunks": types.intp,
     "counter": types.int64,  # (1,): the next task

@@ -388,7 +388,7 @@ def memory_sizes(plan, rows, threads):
     sizes = {name: rows * size for name, size in plan.tables.items()}
     sizes |= {
         "found": threads * _cpu_found.END * 8,
-        "ends": (max(plan.sampling.height, 2 * plan.sampling.images) + 1) * 8,
+        "ends": (_cpu_tasks.DIGIT + 2) * 8,
         "chunks": (max(rows, plan.sampling.images) + 1) * 8,
         "counter": 8,
         "scratch": threads * plan.scratch_bytes,

@@ -16,6 +16,9 @@ from ._cpu_job import INLINED
 from ._lanes import fetch_add
 
 TASKS_PER_THREAD = 4
+# What rows are sorted by at a time: a map of as many rows is sorted at once.
+DIGIT_BITS = 12
+DIGIT = (1 << DIGIT_BITS) - 1
 
 
 @njit(**INLINED)
@@ -57,21 +60,27 @@ def join(found, threads):
 
 
 @njit(**INLINED)
-def sort(keys, step, key_count, rows, count, target, ends):
-    """Sort rows by ``keys[step * row]``, numbers below `key_count`, and say where each key's end.
+def sort(keys, step, most, rows, spare, count, ends):
+    """Sort rows by ``keys[step * row]``, 0 to `most`, digit by digit; return what then holds them.
 
-    Rows with the same key keep their order.
+    That is `rows` or `spare`. Rows with the same key keep their order.
     """
-    for key in range(key_count + 1):
-        ends[key] = 0
-    for i in range(count):
-        ends[keys[step * rows[i]] + 1] += 1
-    for key in range(key_count):
-        ends[key + 1] += ends[key]
-    for i in range(count):
-        key = keys[step * rows[i]]
-        target[ends[key]] = rows[i]  # so far, `ends` says where the key's next row goes
-        ends[key] += 1
+    shift = 0
+    while most >> shift > 0:
+        digits = min(most >> shift, DIGIT) + 1
+        for digit in range(digits + 1):
+            ends[digit] = 0
+        for i in range(count):
+            ends[(keys[step * rows[i]] >> shift & DIGIT) + 1] += 1
+        for digit in range(digits):
+            ends[digit + 1] += ends[digit]
+        for i in range(count):
+            digit = keys[step * rows[i]] >> shift & DIGIT
+            spare[ends[digit]] = rows[i]  # so far, `ends` says where the digit's next row goes
+            ends[digit] += 1
+        rows, spare = spare, rows
+        shift += DIGIT_BITS
+    return rows
 
 
 @njit(**INLINED)
@@ -79,70 +88,79 @@ def put_in_order(job, split):
     """Put the rows that can be pooled in the order of their images, each image's by first row.
 
     A map's row is then packed once, just ahead of its use. Sparse rows come after all others where
-    they `split`. The ends of all kinds are left in `ends`.
+    they `split`. Returns how many rows come before these, and how many there are.
     """
-    kinds, order, spare, count = job.kinds, job.order, job.chunks, 0
+    kinds, order, dense, count = job.kinds, job.order, 0, 0
     for row in range(job.rows):
         if kinds[row] >= 0:
             if kinds[row] >= job.images and not split:
                 kinds[row] -= job.images
+            dense += kinds[row] < job.images
             order[count] = row
             count += 1
-    sort(job.spans, 4, job.height, order, count, spare, job.ends)
-    sort(kinds, 1, 2 * job.images, spare, count, order, job.ends)
+    spare, ends = job.chunks, job.ends
+    by_row = sort(job.spans, 4, job.height - 1, order, spare, count, ends)
+    by_kind = by_row
+    if job.images > 1 or dense < count:
+        # Which of the two holds the rows depends on how many digits there were.
+        for i in range(count):
+            order[i] = by_row[i]
+        by_kind = sort(kinds, 1, 2 * job.images - 1, order, spare, count, ends)
+    for i in range(count):
+        order[i] = by_kind[i]
+    return dense, count
 
 
 @njit(**INLINED)
-def cut(job, first_kind, first_chunk, blocks, most_bins, threads):
-    """Cut the rows of kinds from one on, as many as there are images, into tasks.
+def cut(job, begin, end, first_chunk, blocks, most_bins, threads):
+    """Cut rows ``begin:end`` of the order into tasks, few but enough to keep every thread busy.
 
-    They are few but enough to keep every thread busy. Returns how many chunks of one image each
-    there are, `chunks` saying from `first_chunk` on where they begin and end, and into how many
-    parts their rows of bins are cut: chunks first, since the parts of one RoI read rows in common.
-    A part has at most `most_bins` rows of bins.
+    Returns how many chunks there are, each of one image, and into how many parts their rows of bins
+    are cut: chunks first, since the parts of one RoI read rows in common. A part has at most
+    `most_bins` rows of bins. From `first_chunk` on, `chunks` says where they begin and end.
     """
-    chunks, ends, bins = job.chunks, job.ends, job.output_height
-    begin = ends[first_kind - 1] if first_kind > 0 else 0
-    images, last = 0, begin
-    for kind in range(first_kind, first_kind + job.images):
-        images += ends[kind] > last
-        last = ends[kind]
-    parts = -(-bins // most_bins)
-    if images == 0:
-        return 0, parts
+    chunks, order, kinds, bins = job.chunks, job.order, job.kinds, job.output_height
+    images, kind = 0, -1
+    for i in range(begin, end):
+        images += kinds[order[i]] != kind
+        kind = kinds[order[i]]
     wanted = -(-TASKS_PER_THREAD * threads // blocks) if threads > 1 else 1
-    pieces = -(-wanted // images)
-    chunk, last = first_chunk, begin
+    pieces = -(-wanted // max(images, 1))
+    chunk, first = first_chunk, begin
     chunks[chunk] = begin
-    for kind in range(first_kind, first_kind + job.images):
-        first, last = last, ends[kind]
+    while first < end:
+        last = first + 1
+        while last < end and kinds[order[last]] == kinds[order[first]]:
+            last += 1
         count = min(pieces, last - first)
         for k in range(count):
             chunk += 1
             chunks[chunk] = first + (last - first) * (k + 1) // count
-    if threads > 1:
-        parts = max(parts, min(bins, -(-wanted // (chunk - first_chunk))))
-    return chunk - first_chunk, parts
+        first = last
+    count, parts = chunk - first_chunk, -(-bins // most_bins)
+    if threads > 1 and count > 0:
+        parts = max(parts, min(bins, -(-wanted // count)))
+    return count, parts
 
 
 def divide(thread, job):
     """Divide a batch to pool, whose tables are filled; what comes of it is left in `found`."""
-    found, images = job.found, job.images
+    found = job.found
     join(found, job.threads)
     taps, alone, split = found[at.TAPS], found[at.ALONE], found[at.SPARSE] > 0
     if split and job.shares:
         # Where it pays to pack what RoIs have in common, sparse ones find it packed.
         pixels = (found[at.BOTTOM] - found[at.TOP]) * (found[at.RIGHT] - found[at.LEFT])
         split = (found[at.HIGH] - found[at.LOW] + 1) * pixels > alone
-    put_in_order(job, split)
+    dense, pooled = put_in_order(job, split)
     results = job.rows * job.output_height * job.output_width
     work = job.channels * max(taps, alone, results)
     threads = 1 if work < job.serial_work else job.most_threads
-    chunks, parts = cut(job, 0, 0, job.dense_blocks, job.most_bins, threads)
+    chunks, parts = cut(job, 0, dense, 0, job.dense_blocks, job.most_bins, threads)
     sparse_chunks, sparse_parts = 0, 1
-    if split:
+    if dense < pooled:
         sparse_chunks, sparse_parts = cut(
-            job, images, chunks, job.sparse_blocks, job.sparse_most_bins, threads
+            job, dense, pooled, chunks, job.sparse_blocks, job.sparse_most_bins, threads
         )
     found[at.THREADS], found[at.CHUNKS], found[at.PARTS] = threads, chunks, parts
     found[at.SPARSE_CHUNKS], found[at.SPARSE_PARTS] = sparse_chunks, sparse_parts
@@ -152,8 +170,11 @@ def divide(thread, job):
 def divide_by_image(thread, job):
     """Divide a batch whose gradient is computed: into a chunk for each image."""
     join(job.found, job.threads)
-    put_in_order(job, False)
-    job.chunks[0] = 0
+    _, count = put_in_order(job, False)
+    chunks, order, kinds, end = job.chunks, job.order, job.kinds, 0
+    chunks[0] = 0
     for image in range(job.images):
-        job.chunks[image + 1] = job.ends[image]
+        while end < count and kinds[order[end]] == image:
+            end += 1
+        chunks[image + 1] = end
     job.counter[0] = 0

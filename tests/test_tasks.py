@@ -13,6 +13,7 @@ from .conftest import random_features, random_rois
 
 pytestmark = pytest.mark.only("cpu")
 SHAPE = (4, 16, 60, 50)
+SHAPES = [SHAPE, (1, 16, 9000, 3), (2100, 16, 5, 4)]  # sorted by more than a digit: rows, images
 
 
 @pytest.fixture
@@ -25,7 +26,11 @@ def divisions(monkeypatch):
 
         def noted(self, start, found):
             table, rows = self.workspace.table, self.rows(start)
-            sizes = {"order": rows, "chunks": max(rows, SHAPE[0]) + 1, "table_images": rows}
+            sizes = {
+                "order": rows,
+                "chunks": max(rows, self.plan.sampling.images) + 1,
+                "table_images": rows,
+            }
             tables = {name: table(name, size).copy() for name, size in sizes.items()}
             seen.append((found, tables, table("spans", 4 * rows)[::4].copy()))
             return run_batch(self, start, found)
@@ -37,9 +42,9 @@ def divisions(monkeypatch):
     return seen
 
 
-def boxes(rng, count, largest):
+def boxes(rng, count, largest, shape=SHAPE):
     """Return boxes up to a size, sorted by nothing, some of which cannot be pooled."""
-    rois = random_rois(rng, count, SHAPE)
+    rois = random_rois(rng, count, shape)
     rois[:, 3:] = rois[:, 1:3] + rng.uniform(1, largest, (count, 2))
     rois[rng.integers(0, count, count // 10), 1] = np.nan
     return rois
@@ -48,13 +53,14 @@ def boxes(rng, count, largest):
 @pytest.mark.parametrize("serial", [True, False])
 @pytest.mark.parametrize("count", [1, 7, 200])
 @pytest.mark.parametrize("largest", [5, 60])  # of the larger ones some are sparse
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_roi_is_in_one_chunk_of_its_image(
-    rng, monkeypatch, divisions, count, largest, serial
+    rng, monkeypatch, divisions, shape, count, largest, serial
 ):
     monkeypatch.setattr(_cpu_plan, "SERIAL_WORK", 1 << 60 if serial else 0)
     _cpu_plan.pooling_plan.cache_clear()
-    features = random_features(rng, SHAPE, np.float32)
-    roi_align(features, boxes(rng, count, largest), (5, 3), 1.0, 1, validate=False)
+    features = random_features(rng, shape, np.float32)
+    roi_align(features, boxes(rng, count, largest, shape), (5, 3), 1.0, 1, validate=False)
     _cpu_plan.pooling_plan.cache_clear()
     [(found, tables, first_rows)] = divisions
     images = tables["table_images"]
@@ -100,15 +106,16 @@ def test_few_rois_are_divided_for_all_threads(rng, monkeypatch, divisions):
         assert found.chunks == 1 and found.parts > 1
 
 
-def test_a_gradient_has_a_chunk_for_each_image(rng, divisions):
-    rois = boxes(rng, 50, 30)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_gradient_has_a_chunk_for_each_image(rng, divisions, shape):
+    rois = boxes(rng, 50, 30, shape)
     rois = rois[rois[:, 0] != 2]  # an image without RoIs
     grad = random_features(rng, (len(rois), 16, 3, 3), np.float32)
-    roi_align_backward(grad, rois, SHAPE, 1.0, 1, validate=False)
+    roi_align_backward(grad, rois, shape, 1.0, 1, validate=False)
     [(found, tables, first_rows)] = divisions
     images, chunks = tables["table_images"], tables["chunks"]
-    for image in range(SHAPE[0]):
+    for image in range(shape[0]):
         rows = tables["order"][chunks[image] : chunks[image + 1]]
         assert_array_equal(np.sort(rows), np.flatnonzero(images == image))
         assert (np.diff(first_rows[rows]) >= 0).all()
-    assert chunks[SHAPE[0]] == len(rois) - found.invalid
+    assert chunks[shape[0]] == len(rois) - found.invalid
