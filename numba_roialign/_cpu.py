@@ -8,13 +8,11 @@ from . import _cpu_plan
 from ._cpu_call import Gradient, Pooling
 from ._cpu_plan import gradient_plan, pooling_plan
 from ._cpu_threads import usable_threads
-from ._flat import in_place, place_for, plain
+from ._flat import c_strides, in_place, is_in_place, place_for, plain
 from ._halves import narrowed, widened
 from ._kernels import AVERAGE
 from ._memory import empty_result
 
-# `plain` compares these, as dtypes: with the types of scalars it would make a dtype each time.
-FLOAT64, INT64 = np.dtype(np.float64), np.dtype(np.int64)
 # Of the slopes that a box gradient holds at a time, as long as one RoI's fit.
 SLOPE_BYTES = 16 << 20
 
@@ -82,17 +80,39 @@ def pool_as(
     plan = pooling_plan(
         layout, source.shape, source.strides, target.shape[1:], target.strides,
         dtype, out_dtype, sampling, convention,
-        mode, corner, argmax is not None, _cpu_plan.MOST_LANES,
+        mode, corner, argmax is not None,
     )  # fmt: skip
-    rois = plain(rois, FLOAT64)
-    small = len(rois) * plan.most_work * plan.channels < _cpu_plan.SERIAL_WORK
-    invalid, skipped = run(Pooling, plan, source, rois, target, validate, argmax, small)
+    invalid, skipped = pool_by(
+        plan, source, rois, target, out_dtype, validate, argmax, invalid_value
+    )
     if invalid is None:
-        if skipped:
-            value = np.full((1,) * target.ndim, invalid_value, np.float32)
-            target[skipped] = narrowed(value, out_dtype, target.dtype)
         settle(target, out)
     return invalid, skipped
+
+
+def pool_by(
+    plan, features, rois, out, out_dtype, validate, argmax=None, invalid_value=np.nan
+):  # fmt: skip
+    """As `pool_as`, by a plan for these arrays."""
+    small = len(rois) * plan.most_work * plan.channels < _cpu_plan.SERIAL_WORK
+    invalid, skipped = run(Pooling, plan, features, rois, out, validate, argmax, small)
+    if skipped and invalid is None:
+        value = np.full((1,) * out.ndim, invalid_value, np.float32)
+        out[skipped] = narrowed(value, out_dtype, out.dtype)
+    return invalid, skipped
+
+
+def plan_alike(layout, shape, strides, dtype, aligned, pooled, sampling, convention, mode):
+    """Return the plan for all maps that look so and a new result; None where they are copied.
+
+    `pooled` is the shape of a RoI's pooled features.
+    """
+    if not is_in_place(shape, strides, dtype, aligned):
+        return None
+    return pooling_plan(
+        layout, shape, strides, pooled, c_strides((1, *pooled), dtype.itemsize),
+        dtype.name, dtype.name, sampling, convention, mode, None, False,
+    )  # fmt: skip
 
 
 def pool_backward(
@@ -105,13 +125,12 @@ def pool_backward(
     """
     source, target = in_place(grad), place_for(out)
     if mode != AVERAGE:
-        argmax = plain(argmax, INT64)
-    rois = plain(rois, FLOAT64)
+        argmax = plain(argmax, np.dtype(np.int64))
 
     def plan_for(target, out_dtype, batched):
         return gradient_plan(
             layout, source.shape[1:], source.strides, target.shape, target.strides,
-            dtype, out_dtype, sampling, convention, mode, batched, _cpu_plan.MOST_LANES,
+            dtype, out_dtype, sampling, convention, mode, batched,
         )  # fmt: skip
 
     plan = plan_for(target, dtype, batched=False)

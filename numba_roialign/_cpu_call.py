@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from typing import ClassVar
 
 import numpy as np
 
-from ._cpu_found import END, Found
+from . import _cpu_found as at
+from ._cpu_found import END
 from ._cpu_job import ADDRESSES, POSITIONS
-from ._cpu_plan import memory_layout
+from ._cpu_plan import layout_of
 from ._cpu_tasks import TASKS_PER_THREAD
 from ._cpu_threads import run
 from ._memory import LINE, address_of, aligned_empty
@@ -21,6 +23,22 @@ STREAM_BYTES = 16 << 20
 # Workspaces kept for later calls, and the most bytes of one.
 SPARES, SPARE_BYTES = 2, 64 << 20
 JOB_BYTES = -(-8 * len(POSITIONS) // LINE) * LINE
+
+
+def writer(*names):
+    """Return a function that writes fields of a job, which stand side by side, into its memory."""
+    first, pack = POSITIONS[names[0]], struct.Struct(f"{len(names)}q").pack_into
+    assert [POSITIONS[name] - first for name in names] == list(range(len(names)))
+
+    def write(memory, *values):
+        pack(memory, 8 * first, *values)
+
+    return write
+
+
+write_arrays = writer("features", "out", "argmax")
+write_batch = writer("start", "rows", "threads")
+write_work = writer("blocks", "first_chunk", "chunk_count", "parts", "streams", "adds")
 
 
 class Workspace:
@@ -36,27 +54,34 @@ class Workspace:
         self.memory = aligned_empty((JOB_BYTES + size,))
         self.address = address_of(self.memory)
         self.job = self.memory[: 8 * len(POSITIONS)].view(np.int64)
-        self.origins = np.zeros(len(POSITIONS), np.int64)  # of what a job's fields are relative to
-        self.origins[: len(ADDRESSES)] = self.address + JOB_BYTES
+        self.layout = None
 
     @classmethod
-    def borrow(cls, size):
-        """Return a workspace with so many bytes beside the job, until it is given back."""
+    def borrow(cls, layout):
+        """Return a workspace with such a layout, until it is given back."""
         try:
             workspace = cls.spare.pop()
         except IndexError:
-            return cls(size)
-        return workspace if workspace.memory.size >= JOB_BYTES + size else cls(size)
+            workspace = cls(layout.size)
+        if workspace.layout is not layout:
+            if workspace.memory.size < JOB_BYTES + layout.size:
+                workspace = cls(layout.size)
+            workspace.lay_out(layout, workspace.address + JOB_BYTES)
+        return workspace
+
+    def lay_out(self, layout, origin):
+        """Write what the job starts from; `origin` is where its arrays begin."""
+        self.job[...] = layout.job
+        self.job[: len(ADDRESSES)] += origin
+        self.layout = layout
+        self.fields = memoryview(self.job).cast("B")
+        self.rois = self.table("rois", 5 * layout.rows).view(np.float64).reshape(-1, 5)
+        self.found = memoryview(self.table("found", END))
+        self.counter = memoryview(self.table("counter", 1))
 
     def give_back(self):
         if self.memory.size <= SPARE_BYTES and len(self.spare) < SPARES:
             self.spare.append(self)
-
-    def set(self, **fields):
-        """Set fields of the job."""
-        job = self.job
-        for name, value in fields.items():
-            job[POSITIONS[name]] = value
 
     def table(self, name, count):
         """Return the first integers of an array."""
@@ -70,39 +95,40 @@ class Call:
     def __init__(self, plan, features, rois, out, threads, argmax=None):
         self.plan, self.rois, self.threads = plan, rois, threads
         self.arrays = features, out, argmax  # kept while other threads may work on them
-        self.table_rows = plan.table_rows(len(rois))
-        size, job = memory_layout(plan, self.table_rows, threads)
-        self.workspace = Workspace.borrow(size)
-        np.add(job, self.workspace.origins, out=self.workspace.job)
+        layout = layout_of(plan, len(rois), threads)
+        self.workspace = workspace = Workspace.borrow(layout)
         out_address = address_of(out)
-        self.workspace.set(features=address_of(features), rois=address_of(rois), out=out_address)
-        if argmax is not None:
-            self.workspace.set(argmax=address_of(argmax))
+        argmax_address = 0 if argmax is None else address_of(argmax)
+        write_arrays(workspace.fields, address_of(features), out_address, argmax_address)
         self.streams = plan.can_stream and out.nbytes >= STREAM_BYTES
         if self.streams:
             if plan.staging_size == 0:  # written from vectors, which must not straddle a line
                 self.streams = out_address % LINE == 0
-            self.workspace.set(out_skew=-out_address % LINE // plan.result_bytes)
+            workspace.job[POSITIONS["out_skew"]] = -out_address % LINE // plan.result_bytes
         self.invalid = []  # RoIs found so that cannot be pooled
-        self.batches = range(0, len(rois), self.table_rows)
+        self.batches = range(0, len(rois), layout.rows)
 
     def rows(self, start):
         """Return how many RoIs the batch has that starts at one."""
-        return min(self.table_rows, len(self.rois) - start)
+        return min(self.batches.step, len(self.rois) - start)
 
     def fill(self, start):
         """Fill the tables with the batch that starts at a RoI; return what is found there."""
         plan, workspace, rows = self.plan, self.workspace, self.rows(start)
         few = rows * (plan.sampling.output_height + plan.sampling.output_width) < SERIAL_BINS
         threads = 1 if few else self.threads
-        workspace.set(start=start, rows=rows, threads=threads)
+        workspace.rois[:rows] = self.rois[start : start + rows]
+        write_batch(workspace.fields, start, rows, threads)
         run(plan.fill, threads, workspace.address, self)
         plan.divide.call(0, workspace.address)
-        return Found(*workspace.table("found", END).tolist())
+        return workspace.found.tolist()
 
-    def work(self, schedule, threads, **fields):
-        self.workspace.set(blocks=schedule.blocks, **fields)
-        run(schedule.compiled, threads, self.workspace.address, self)
+    def work(self, schedule, threads, first_chunk, chunk_count, parts, streams=False, adds=False):
+        workspace = self.workspace
+        write_work(
+            workspace.fields, schedule.blocks, first_chunk, chunk_count, parts, streams, adds
+        )
+        run(schedule.compiled, threads, workspace.address, self)
 
     def run_batch(self, start, found):
         """Compute the batch in the tables."""
@@ -114,13 +140,13 @@ class Call:
         if validate:
             for start in self.batches:
                 found = self.fill(start)
-                if found.invalid:
-                    row = start + found.first_invalid
-                    return row, self.rois[row].tolist()
+                if found[at.INVALID]:
+                    row = found[at.FIRST_INVALID]
+                    return start + row, self.workspace.rois[row].tolist()
         for start in self.batches:
             if found is None or len(self.batches) > 1:
                 found = self.fill(start)
-            if found.invalid:
+            if found[at.INVALID]:
                 images = self.workspace.table("table_images", self.rows(start))
                 self.invalid += (start + np.flatnonzero(images < 0)).tolist()
             self.run_batch(start, found)
@@ -131,20 +157,14 @@ class Pooling(Call):
     """A call that pools."""
 
     def run_batch(self, start, found):
-        plan, streams = self.plan, self.streams
-        if found.chunks:
-            self.work(
-                plan.schedule, found.threads,
-                first_chunk=0, chunk_count=found.chunks, parts=found.parts,
-                streams=streams and found.parts == 1,
-            )  # fmt: skip
-        if found.sparse_chunks:
-            self.workspace.table("counter", 1)[0] = 0
-            self.work(
-                plan.sparse, found.threads,
-                first_chunk=found.chunks, chunk_count=found.sparse_chunks,
-                parts=found.sparse_parts, streams=streams and found.sparse_parts == 1,
-            )  # fmt: skip
+        plan, threads, chunks = self.plan, found[at.THREADS], found[at.CHUNKS]
+        if chunks:
+            parts = found[at.PARTS]
+            self.work(plan.schedule, threads, 0, chunks, parts, self.streams and parts == 1)
+        if found[at.SPARSE_CHUNKS]:
+            self.workspace.counter[0] = 0
+            count, parts = found[at.SPARSE_CHUNKS], found[at.SPARSE_PARTS]
+            self.work(plan.sparse, threads, chunks, count, parts, self.streams and parts == 1)
 
 
 class Gradient(Call):
@@ -156,4 +176,4 @@ class Gradient(Call):
         parts = max(
             plan.bands, min(plan.sampling.height, -(-TASKS_PER_THREAD * self.threads // tasks))
         )
-        self.work(plan.schedule, self.threads, chunk_count=images, parts=parts, adds=start > 0)
+        self.work(plan.schedule, self.threads, 0, images, parts, adds=start > 0)

@@ -1,35 +1,28 @@
-"""What a batch of RoIs holds and how it is divided: a line of the job's table `found`."""
+"""What a batch of RoIs holds and how it is divided: places in a line of the job's table `found`.
 
-from __future__ import annotations
+Each thread notes in a line of its own what its share of the rows holds, and the first line then
+holds what all do.
+"""
 
-from typing import NamedTuple
+# added
+INVALID = 0  # rows that cannot be pooled
+SPARSE = 1  # rows whose taps lie far apart
+TAPS = 2  # pixels that all bins tap together
+ALONE = 3  # pixels to read where each RoI is pooled for itself
+# the least
+FIRST_INVALID = 4  # row
+LOW = 5  # image
+TOP = 6  # row of the maps
+LEFT = 7  # column
+# the largest
+HIGH = 8  # image
+BOTTOM = 9  # one more than the last row
+RIGHT = 10
+# of the division, in the first line: see `_cpu_tasks`
+THREADS = 11
+CHUNKS = 12
+PARTS = 13
+SPARSE_CHUNKS = 14
+SPARSE_PARTS = 15
 
-
-class Found(NamedTuple):
-    """The numbers of a line; first of a thread's share of the rows, then joined of all."""
-
-    # added
-    invalid: int  # rows that cannot be pooled
-    sparse: int  # rows whose taps lie far apart
-    taps: int  # pixels that all bins tap together
-    alone: int  # pixels to read where each RoI is pooled for itself
-    # the least
-    first_invalid: int  # row
-    low: int  # image
-    top: int  # row of the maps
-    left: int  # column
-    # the largest
-    high: int  # image
-    bottom: int  # one more than the last row
-    right: int
-    # of the division: see `_cpu_tasks`
-    threads: int
-    chunks: int
-    parts: int
-    sparse_chunks: int
-    sparse_parts: int
-
-
-# Their places, for compiled code. A line is as long as two cache lines, so threads share none.
-INVALID, SPARSE, TAPS, ALONE, FIRST_INVALID, LOW, TOP, LEFT, HIGH, BOTTOM, RIGHT = range(11)
-THREADS, CHUNKS, PARTS, SPARSE_CHUNKS, SPARSE_PARTS, END = range(11, 17)
+END = 16  # a line is as long as two cache lines, so threads share none

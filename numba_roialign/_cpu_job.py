@@ -43,10 +43,10 @@ INLINED = {"inline": "always", "forceinline": True, **CONTRACTED}
 ADDRESSES = {
     # the caller's arrays; a gradient's "features" are the pooled features' gradient
     "features": "storage",
-    "rois": types.float64,  # (K, 5)
     "out": "result",
     "argmax": types.int64,  # of a maximum: in C order, in the layout of the pooled features
     # the tables of a batch of RoIs
+    "rois": types.float64,  # (table_rows, 5)
     "table_images": types.intp,  # (table_rows,): -1 where a row cannot be pooled
     "spans": types.intp,  # (table_rows, 4): first row and end, first column and end, of the taps
     "y_pixels": types.int32,

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
@@ -134,38 +135,38 @@ def fitting_lanes(channels, most):
     return lanes
 
 
-def schedule_of(strides, channels, sampling, number_bytes, most_lanes):
+def schedule_of(strides, channels, sampling, number_bytes):
     """Return the module of the schedule that suits a map, how many lanes and how many blocks."""
     lane_bytes = 2 * LANE_BYTES if strides.channel == 1 else LANE_BYTES
     if sampling.height * sampling.width > LARGE_MAP:
         lane_bytes //= 2
-    most = min(most_lanes, lane_bytes // number_bytes)
+    most = min(MOST_LANES, lane_bytes // number_bytes)
     if most > 1 and channels >= FEW_CHANNELS and sampling.width <= _cpu_channels.WINDOW:
         lanes = fitting_lanes(channels, most)
         return _cpu_channels, lanes, -(-channels // lanes)
     beside = strides.channel == 1 and strides.column == channels  # channels last
     line = sampling.width * (channels if beside else 1)
     lanes = LINE // number_bytes
-    lanes = min(most_lanes, lanes if sampling.output_height >= lanes else lanes // 2)
+    lanes = min(MOST_LANES, lanes if sampling.output_height >= lanes else lanes // 2)
     if lanes > 1 and (beside or strides.column == 1) and lanes <= line <= _cpu_channels.WINDOW:
         return _cpu_columns, lanes, 1 if beside else channels
     return _cpu_scalar, 1, channels
 
 
-def sparse_schedule_of(strides, channels, number_bytes, most_lanes, lanes, blocks):
+def sparse_schedule_of(strides, channels, number_bytes, lanes, blocks):
     """Return the function that pools sparse RoIs, how many lanes and how many blocks.
 
     Channels that lie side by side keep the `lanes` and `blocks` that other RoIs have.
     """
     if strides.channel == 1 and channels >= FEW_CHANNELS:
         return _cpu_sparse.work_beside, lanes, blocks
-    lanes = min(most_lanes, _cpu_sparse.MOST_ROWS, REGISTER // number_bytes)
+    lanes = min(MOST_LANES, _cpu_sparse.MOST_ROWS, REGISTER // number_bytes)
     return _cpu_sparse.work, lanes, -(-channels // _cpu_sparse.BLOCK)
 
 
-def max_schedule_of(channels, sampling, number_bytes, most_lanes):
+def max_schedule_of(channels, sampling, number_bytes):
     """As `schedule_of`, for a maximum."""
-    most = min(most_lanes, MAX_LANE_BYTES // number_bytes)
+    most = min(MOST_LANES, MAX_LANE_BYTES // number_bytes)
     cells = sampling.output_height * sampling.output_width
     if most > 1 and channels >= FEW_CHANNELS and cells <= _cpu_channels.CELLS:
         lanes = fitting_lanes(channels, most)
@@ -184,7 +185,7 @@ def whole_lines(strides, channels, sampling, lanes, storage_bytes):
 
 def tables_of(sampling, capacities, number_bytes, samples=False, turned=False):
     """Return how many bytes each table takes for a RoI; `capacities` are its taps in y and x."""
-    tables = {"table_images": 8, "spans": 32, "kinds": 8, "order": 8, "chunks": 8}
+    tables = {"rois": 40, "table_images": 8, "spans": 32, "kinds": 8, "order": 8, "chunks": 8}
     bins = sampling.output_height, sampling.output_width
     lengths = sampling.height, sampling.width
     for axis, count, length, slots in zip("yx", bins, lengths, capacities, strict=True):
@@ -234,7 +235,7 @@ def shared_numbers(source, target, sampling, convention, **fields):
 @functools.lru_cache(1024)
 def pooling_plan(
     layout, shape, strides, out_shape, out_strides, dtype, out_dtype, sampling, convention,
-    mode, corner, keeps_argmax, most_lanes,
+    mode, corner, keeps_argmax,
 ) -> Plan:  # fmt: skip
     """Return the plan of a call that pools; the output's shape is without the number of RoIs.
 
@@ -247,12 +248,12 @@ def pooling_plan(
     target = strides_of(layout, (1, *out_shape), out_strides, result_bytes)
     bins, width = sampling.output_height, sampling.output_width
     if mode == AVERAGE:
-        schedule, lanes, blocks = schedule_of(source, channels, sampling, number_bytes, most_lanes)
+        schedule, lanes, blocks = schedule_of(source, channels, sampling, number_bytes)
         fill, capacity = _cpu_tables.fill, tap_capacity
         if corner is not None:
             fill = _cpu_tables.fill_with_slopes
     else:
-        schedule, lanes, blocks = max_schedule_of(channels, sampling, number_bytes, most_lanes)
+        schedule, lanes, blocks = max_schedule_of(channels, sampling, number_bytes)
         fill, capacity = _cpu_tables.fill_with_samples, sample_capacity
     window = min(_cpu_channels.WINDOW, sampling.height * sampling.width)
     most_bins, can_stream, scratch_size, staging_size, numbers_size = bins, False, 0, 0, 0
@@ -273,7 +274,7 @@ def pooling_plan(
         numbers_size = bins * width * lanes if keeps_argmax else 0
     kinds = storage, result, number
     if limit:
-        work, *split = sparse_schedule_of(source, channels, number_bytes, most_lanes, lanes, blocks)
+        work, *split = sparse_schedule_of(source, channels, number_bytes, lanes, blocks)
         few = _cpu_channels.most_rows(width)
         sparse = Schedule(work, *kinds, *split, few)
         sparse_numbers = {"sparse_blocks": sparse.blocks, "sparse_most_bins": few}
@@ -318,7 +319,7 @@ def pooling_plan(
 @functools.lru_cache(1024)
 def gradient_plan(
     layout, shape, strides, out_shape, out_strides, dtype, out_dtype, sampling, convention,
-    mode, batched, most_lanes,
+    mode, batched,
 ) -> Plan:  # fmt: skip
     """Return the plan of a gradient: from that of pooled features, whose shape is without the
     number of RoIs, to that of a map.
@@ -334,7 +335,7 @@ def gradient_plan(
     if mode == AVERAGE:
         schedule, fill, capacity = _cpu_gradient, _cpu_tables.fill_turned, tap_capacity
         narrow = sampling.width <= _cpu_channels.WINDOW
-        most = min(most_lanes, GRADIENT_LANE_BYTES // number_bytes) if narrow else 1
+        most = min(MOST_LANES, GRADIENT_LANE_BYTES // number_bytes) if narrow else 1
         lanes = fitting_lanes(channels, most)
         if channels < FEW_CHANNELS and most >= FEW_CHANNELS:
             lanes = 1 << (channels - 1).bit_length()  # with some to spare
@@ -398,16 +399,22 @@ def memory_sizes(plan, rows, threads):
     return [-(-sizes.get(name, 0) // LINE) * LINE for name in ADDRESSES]
 
 
-@functools.lru_cache(1024)
-def memory_layout(plan, rows, threads):
-    """Return how many bytes the job's own arrays take together, and the job that calls start from.
+class Layout(NamedTuple):
+    """Where the job's own arrays lie, for calls that share it."""
 
-    Its addresses are relative to where these arrays begin.
-    """
+    rows: int  # of a batch, at most
+    size: int  # bytes of all
+    job: np.ndarray  # what calls start from; its addresses are relative to where the arrays begin
+
+
+@functools.lru_cache(1024)
+def layout_of(plan, rois, threads):
+    """Return the layout of a call on so many RoIs."""
+    rows = plan.table_rows(rois)
     *starts, end = itertools.accumulate(memory_sizes(plan, rows, threads), initial=0)
     job = np.concatenate([np.array(starts, np.int64), plan.numbers])
     job[POSITIONS["table_rows"]] = rows
     job[POSITIONS["most_threads"]] = threads
     job[POSITIONS["y_slots"]] = rows * plan.y_capacity
     job[POSITIONS["x_slots"]] = rows * plan.x_capacity
-    return end, job
+    return Layout(rows, end, job)

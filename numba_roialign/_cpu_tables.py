@@ -24,7 +24,7 @@ pixel_span = njit(**UNCOUNTED)(_taps.pixel_span)
 def arguments_of(job):
     """Return the images' and the boxes' arrays, and the geometry of the call."""
     images = array_at(job.table_images, (job.table_rows,))
-    rois = array_at(job.rois, (job.start + job.rows, 5))
+    rois = array_at(job.rois, (job.table_rows, 5))
     sampling = Sampling(
         job.images, job.height, job.width, job.output_height, job.output_width,
         job.scale_y, job.scale_x, job.samples_y, job.samples_x, job.most_samples,
@@ -90,8 +90,7 @@ def fill(thread, job):
     y_taps, x_taps = axis_tables(job)
     first, last = share_of(thread, job)
     for row in range(first, last):
-        n = job.start + row
-        fill_taps(images, y_taps, x_taps, row, rois, n, sampling, convention, job.zero)
+        fill_taps(images, y_taps, x_taps, row, rois, row, sampling, convention, job.zero)
     survey(thread, job)
 
 
@@ -101,8 +100,7 @@ def fill_with_samples(thread, job):
     y_samples, x_samples = sample_tables(job)
     first, last = share_of(thread, job)
     for row in range(first, last):
-        n = job.start + row
-        fill_samples(images, y_samples, x_samples, row, rois, n, sampling, convention, job.zero)
+        fill_samples(images, y_samples, x_samples, row, rois, row, sampling, convention, job.zero)
     survey(thread, job)
 
 
@@ -113,8 +111,7 @@ def fill_with_slopes(thread, job):
     corner = job.corner
     first, last = share_of(thread, job)
     for row in range(first, last):
-        n = job.start + row
-        fill_slopes(images, y_taps, x_taps, row, rois, n, sampling, convention, corner, job.zero)
+        fill_slopes(images, y_taps, x_taps, row, rois, row, sampling, convention, corner, job.zero)
     survey(thread, job)
 
 

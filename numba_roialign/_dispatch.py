@@ -12,6 +12,8 @@ from . import _cpu
 
 _NO_QUEUE = nullcontext()
 
+plan_alike = _cpu.plan_alike
+
 
 def target_of(family):
     """Return the module of a family's target."""
@@ -56,6 +58,11 @@ def pool(
         family.array(features), rois, sampling, convention, family.array(out),
         layout, dtype, validate, queue, mode, argmax_of(family, argmax),
     )  # fmt: skip
+
+
+def pool_alike(plan, features, rois, out, dtype, validate):
+    """Pool NumPy arrays by what `plan_alike` returned for such; return as `pool` does."""
+    return _cpu.pool_by(plan, features, rois, out, dtype, validate is not False)[0]
 
 
 def pool_backward(

@@ -105,6 +105,13 @@ def in_place(array):
     return array if _is_flat(array) else _copied(array, array.dtype.newbyteorder("="))
 
 
+def is_in_place(shape, strides, dtype, aligned) -> bool:
+    """Say whether `in_place` returns an array itself that looks so."""
+    return (
+        element_strides(shape, strides, dtype.itemsize) is not None and aligned and dtype.isnative
+    )
+
+
 def plain(array, dtype: np.dtype):
     """Return an array in C order, aligned and of a dtype: itself, or a copy."""
     flags = array.flags
@@ -126,5 +133,4 @@ def place_for(out):
 
 
 def _is_flat(array) -> bool:
-    strides = element_strides(array.shape, array.strides, array.itemsize)
-    return strides is not None and array.flags.aligned and array.dtype.isnative
+    return is_in_place(array.shape, array.strides, array.dtype, array.flags.aligned)

@@ -5,6 +5,7 @@ are the CPU, and CUDA when a device or the simulator (NUMBA_ENABLE_CUDASIM=1) is
 asks for them by name, and a target asked for that cannot start fails the run.
 """
 
+import contextlib
 import importlib.util
 import os
 
@@ -185,6 +186,27 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def target(request):
     return TARGETS[request.param]()
+
+
+@pytest.fixture
+def planned_with(monkeypatch):
+    """Return a context in which CPU calls are planned with other constants of a module."""
+    from numba_roialign import _cpu_plan, _operator
+
+    def forget():
+        for kept in (_cpu_plan.pooling_plan, _cpu_plan.gradient_plan, _operator.alike):
+            kept.cache_clear()
+
+    @contextlib.contextmanager
+    def context(module, **constants):
+        with monkeypatch.context() as patch:
+            for name, value in constants.items():
+                patch.setattr(module, name, value)
+            forget()
+            yield
+        forget()
+
+    return context
 
 
 @pytest.fixture

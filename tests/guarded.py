@@ -17,7 +17,6 @@ import numpy as np
 from numba_roialign import _cpu as cpu
 from numba_roialign import _cpu_call, _cpu_plan, _families, _flat
 from numba_roialign._cpu_job import ADDRESSES
-from numba_roialign._cpu_plan import memory_sizes
 
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
@@ -56,10 +55,11 @@ def rooms(sizes, fill, at_end=True):
 
 
 class Layout(NamedTuple):
-    """What stands in for the size of a workspace."""
+    """What stands in for a layout; `job` has the numbers alone."""
 
+    rows: int
     sizes: list[int]
-    template: np.ndarray  # a job, whose addresses the workspace sets
+    job: np.ndarray
     fill: int
 
 
@@ -70,8 +70,8 @@ class Workspace(_cpu_call.Workspace):
         job, *self.arrays = rooms([_cpu_call.JOB_BYTES, *layout.sizes], layout.fill)
         self.address = job.ctypes.data
         self.job = job.view(np.int64)[: len(_cpu_call.POSITIONS)]
-        self.origins = np.zeros(len(_cpu_call.POSITIONS), np.int64)
-        layout.template[: len(ADDRESSES)] = [array.ctypes.data for array in self.arrays]
+        layout.job[: len(ADDRESSES)] = [array.ctypes.data for array in self.arrays]
+        self.lay_out(layout, 0)
 
     @classmethod
     def borrow(cls, layout):
@@ -88,9 +88,9 @@ class Workspace(_cpu_call.Workspace):
 def guarded(fill):
     """Let the package allocate guarded memory, filled with a byte."""
 
-    def memory_layout(plan, rows, threads):
-        template = _cpu_plan.memory_layout(plan, rows, threads)[1].copy()
-        return Layout(memory_sizes(plan, rows, threads), template, fill), template
+    def layout_of(plan, rois, threads):
+        rows, _, job = _cpu_plan.layout_of(plan, rois, threads)
+        return Layout(rows, _cpu_plan.memory_sizes(plan, rows, threads), job.copy(), fill)
 
     def empty_result(shape, dtype):
         dtype = np.dtype(dtype)
@@ -104,7 +104,7 @@ def guarded(fill):
         for module in (cpu, _families, _flat):
             patches.enter_context(mock.patch.object(module, "empty_result", empty_result))
         patches.enter_context(mock.patch.object(_cpu_call, "Workspace", Workspace))
-        patches.enter_context(mock.patch.object(_cpu_call, "memory_layout", memory_layout))
+        patches.enter_context(mock.patch.object(_cpu_call, "layout_of", layout_of))
         yield
 
 

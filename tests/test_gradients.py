@@ -176,18 +176,18 @@ def test_finite_differences(target, rng, mode):
 
 @pytest.mark.only("cpu")
 @pytest.mark.parametrize("mode", MODES)
-def test_the_same_bits_for_any_threads_and_every_run(target, rng, mode, monkeypatch):
+def test_the_same_bits_for_any_threads_and_every_run(target, rng, mode, planned_with):
     shape = (2, 19, 60, 50)
     features, rois = random_features(rng, shape), random_rois(rng, 40, shape)
     grad = random_features(rng, (40, 19, 5, 5))
-    monkeypatch.setattr(_cpu_gradient, "BAND", 1 << 12)
     bits = set()
     try:
-        for threads in (1, 2, 3):
-            numba.set_num_threads(threads)
-            for _ in range(50 if mode == "avg" else 10):
-                _, spread = forward_and_backward(target, mode, "NCHW", features, grad, rois)
-                bits.add(spread.tobytes())
+        with planned_with(_cpu_gradient, BAND=1 << 12):
+            for threads in (1, 2, 3):
+                numba.set_num_threads(threads)
+                for _ in range(50 if mode == "avg" else 10):
+                    _, spread = forward_and_backward(target, mode, "NCHW", features, grad, rois)
+                    bits.add(spread.tobytes())
     finally:
         numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
     assert len(bits) == 1
@@ -195,20 +195,17 @@ def test_the_same_bits_for_any_threads_and_every_run(target, rng, mode, monkeypa
 
 @pytest.mark.only("cpu")
 @pytest.mark.parametrize("mode", MODES)
-def test_bands_and_batches_change_no_bit(target, rng, mode, monkeypatch):
+def test_bands_and_batches_change_no_bit(target, rng, mode, planned_with):
     shape = (2, 9, 40, 33)
     features, rois = random_features(rng, shape), random_rois(rng, 30, shape)
     rois = rois[np.argsort(rois[:, 0], kind="stable")]
     grad = random_features(rng, (30, 9, 5, 5))
     arguments = target, mode, "NCHW", features, grad, rois
     _, whole = forward_and_backward(*arguments)
-    _cpu_plan.gradient_plan.cache_clear()
-    monkeypatch.setattr(_cpu_gradient, "BAND", 200)  # some rows
-    _, banded = forward_and_backward(*arguments)
-    _cpu_plan.gradient_plan.cache_clear()
-    monkeypatch.setattr(_cpu_plan, "GRADIENT_BATCH_BYTES", 20_000)  # some RoIs
-    _, batched = forward_and_backward(*arguments)
-    _cpu_plan.gradient_plan.cache_clear()
+    with planned_with(_cpu_gradient, BAND=200):  # some rows
+        _, banded = forward_and_backward(*arguments)
+        with planned_with(_cpu_plan, GRADIENT_BATCH_BYTES=20_000):  # some RoIs
+            _, batched = forward_and_backward(*arguments)
     assert_array_equal(banded, whole)
     # batches go through the RoIs in another order: by first row within each
     assert_allclose(batched, whole, atol=1e-5)
@@ -216,15 +213,13 @@ def test_bands_and_batches_change_no_bit(target, rng, mode, monkeypatch):
 
 @pytest.mark.only("cpu")
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
-def test_batches_of_half_types_add_up_in_float32(rng, monkeypatch, dtype):
+def test_batches_of_half_types_add_up_in_float32(rng, planned_with, dtype):
     shape = (1, 9, 10, 11)
     rois = random_rois(rng, 200, shape, is_sorted=True)
     grad = random_features(rng, (200, 9, 3, 3), dtype)
     whole = roi_align_backward(grad, rois, shape, 1.0, 2)
-    _cpu_plan.gradient_plan.cache_clear()
-    monkeypatch.setattr(_cpu_plan, "GRADIENT_BATCH_BYTES", 20_000)
-    batched = roi_align_backward(grad, rois, shape, 1.0, 2)
-    _cpu_plan.gradient_plan.cache_clear()
+    with planned_with(_cpu_plan, GRADIENT_BATCH_BYTES=20_000):
+        batched = roi_align_backward(grad, rois, shape, 1.0, 2)
     ulp = {np.dtype(np.float16): 2.0**-10, BFLOAT16: 2.0**-7}[np.dtype(dtype)]
     expected = whole.astype(np.float64)
     assert_allclose(batched.astype(np.float64), expected, rtol=ulp, atol=1e-4)

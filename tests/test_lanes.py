@@ -39,12 +39,11 @@ LAYOUTS = {
 
 
 @pytest.fixture
-def without_lanes(monkeypatch):
+def without_lanes(planned_with):
     """Return `roi_align` on the scalar schedule."""
 
     def pool(*arguments, **keywords):
-        with monkeypatch.context() as patch:
-            patch.setattr(_cpu_plan, "MOST_LANES", 1)
+        with planned_with(_cpu_plan, MOST_LANES=1):
             return roi_align(*arguments, **keywords)
 
     return pool
@@ -220,16 +219,14 @@ def test_memory_of_large_results_is_used_again_only_when_they_are_gone(monkeypat
 
 
 @pytest.mark.parametrize("channels", [3, 40])
-def test_batches_and_chunks_change_no_bit(rng, monkeypatch, channels):
+def test_batches_and_chunks_change_no_bit(rng, planned_with, channels):
     features = random_features(rng, (2, channels, 30, 40))
     rois = random_rois(rng, 60, features.shape)
     whole = roi_align(features, rois, 7)
     chunks = [roi_align(features, rois[n : n + 7], 7) for n in range(0, 60, 7)]
     assert_array_equal(np.concatenate(chunks), whole)
-    monkeypatch.setattr(_cpu_plan, "BATCH_BYTES", 20_000)  # some RoIs
-    _cpu_plan.pooling_plan.cache_clear()
-    assert_array_equal(roi_align(features, rois, 7), whole)
-    _cpu_plan.pooling_plan.cache_clear()
+    with planned_with(_cpu_plan, BATCH_BYTES=20_000):  # some RoIs
+        assert_array_equal(roi_align(features, rois, 7), whole)
 
 
 def test_rows_wider_than_the_scratch_come_in_bands(rng, without_lanes):

@@ -209,7 +209,7 @@ def test_every_corner_has_its_number(target):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("channels", [8, 19, 32])
-def test_lanes_equal_the_scalar_schedule(rng, monkeypatch, mode, layout, channels):
+def test_lanes_equal_the_scalar_schedule(rng, planned_with, mode, layout, channels):
     """Also with NaN, with equals, and for boxes of which not all rows of bins fit the scratch."""
     features = random_features(rng, (2, channels, 30, 41)).round(1)
     features[1, 3, 8:20, 9:30] = np.nan
@@ -220,14 +220,10 @@ def test_lanes_equal_the_scalar_schedule(rng, monkeypatch, mode, layout, channel
     for size, samples, window in [((3, 4), 2, 1 << 16), ((7, 7), -1, 300), ((5, 2), (1, 9), 99)]:
         arguments = (features, rois, size, 1.0, samples)
         keywords = {"mode": mode, "layout": layout, "return_argmax": True}
-        with monkeypatch.context() as patch:
-            patch.setattr(_cpu_channels, "WINDOW", window)
-            _cpu_plan.pooling_plan.cache_clear()
+        with planned_with(_cpu_channels, WINDOW=window):
             pooled, numbers = roi_align(*arguments, **keywords)
             bare = roi_align(*arguments, mode=mode, layout=layout)
-        _cpu_plan.pooling_plan.cache_clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(_cpu_plan, "MOST_LANES", 1)
+        with planned_with(_cpu_plan, MOST_LANES=1):
             scalar, scalar_numbers = roi_align(*arguments, **keywords)
         assert_array_equal(pooled, scalar)
         assert_array_equal(numbers, scalar_numbers)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from numba_roialign import roi_align
+from numba_roialign import InvalidRoIError, roi_align
 
 from . import reference
 from .conftest import BFLOAT16, HALF_ULP, random_features, random_rois
@@ -492,3 +492,46 @@ def test_an_axis_of_one_may_have_any_stride(rng):
     rois = np.array([[0, 1, -1, 7, 1]], np.float32)
     turned = features[::-1, :, ::-1]  # C order as far as NumPy tells, with strides below zero
     assert_array_equal(roi_align(turned, rois, (1, 4)), roi_align(features, rois, (1, 4)))
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, BFLOAT16, ">f4"], ids=str)
+def test_calls_that_look_alike_pool_what_they_are_given(rng, mode, dtype):
+    """Arguments are checked for the first of them; `out` has each checked."""
+    shape = (2, 9, 12, 13)
+    for count in (1, 12, 3, 12):
+        features, rois = random_features(rng, shape, dtype), random_rois(rng, count, shape)
+        for map_, boxes, layout in [
+            (features, rois, "NCHW"),
+            (features, rois.astype(np.float64), "NCHW"),
+            (features[:, :, ::2, 1:], rois[::-1], "NCHW"),
+            (features[:, :, ::-1], np.asfortranarray(rois), "NCHW"),
+            (features.transpose(0, 2, 3, 1), rois, "NHWC"),
+        ]:
+            pooled = roi_align(map_, boxes, (3, 2), 0.7, 2, mode=mode, layout=layout)
+            out = np.empty_like(pooled)
+            roi_align(map_, boxes, (3, 2), 0.7, 2, mode=mode, layout=layout, out=out)
+            assert_array_equal(pooled, out)
+            assert pooled.dtype == map_.dtype
+
+
+@pytest.mark.only("cpu")
+def test_calls_that_look_alike_are_checked_for_what_they_hold(rng):
+    features, rois = random_features(rng, (2, 3, 8, 9)), np.array([[1, 1, 1, 5, 5]] * 4, np.float32)
+    valid = roi_align(features, rois, 2)
+    rois[2, 3] = np.nan
+    with pytest.raises(
+        InvalidRoIError, match=r"row 2 is not finite: image 1, box \(1, 1, nan, 5\)"
+    ):
+        roi_align(features, rois, 2)
+    pooled = roi_align(features, rois, 2, validate=False)
+    assert np.isnan(pooled[2]).all()
+    kept = [0, 1, 3]
+    assert_array_equal(pooled[kept], valid[kept])
+    assert_array_equal(roi_align(features, rois[kept], 2), valid[kept])
+    assert roi_align(features, rois[:0], 2).shape == (0, 3, 2, 2)
+    with pytest.raises(ValueError, match=r"\(K, 5\), got shape \(3, 4\)"):
+        roi_align(features, rois[kept, 1:], 2)
+    with pytest.raises(TypeError, match="bool"):
+        roi_align(features, rois[kept].astype(bool), 2)

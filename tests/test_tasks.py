@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from numba_roialign import _cpu_call, _cpu_plan, roi_align, roi_align_backward
+from numba_roialign import _cpu_found as at
 
 from .conftest import random_features, random_rois
 
@@ -55,36 +56,34 @@ def boxes(rng, count, largest, shape=SHAPE):
 @pytest.mark.parametrize("largest", [5, 60])  # of the larger ones some are sparse
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_roi_is_in_one_chunk_of_its_image(
-    rng, monkeypatch, divisions, shape, count, largest, serial
+    rng, planned_with, divisions, shape, count, largest, serial
 ):
-    monkeypatch.setattr(_cpu_plan, "SERIAL_WORK", 1 << 60 if serial else 0)
-    _cpu_plan.pooling_plan.cache_clear()
     features = random_features(rng, shape, np.float32)
-    roi_align(features, boxes(rng, count, largest, shape), (5, 3), 1.0, 1, validate=False)
-    _cpu_plan.pooling_plan.cache_clear()
+    with planned_with(_cpu_plan, SERIAL_WORK=1 << 60 if serial else 0):
+        roi_align(features, boxes(rng, count, largest, shape), (5, 3), 1.0, 1, validate=False)
     [(found, tables, first_rows)] = divisions
     images = tables["table_images"]
     pooled = np.flatnonzero(images >= 0)
-    assert found.invalid == count - len(pooled)
+    assert found[at.INVALID] == count - len(pooled)
     order, chunks = tables["order"][: len(pooled)], tables["chunks"]
     assert_array_equal(np.sort(order), pooled)
-    ends = chunks[: found.chunks + found.sparse_chunks + 1].tolist()
+    ends = chunks[: found[at.CHUNKS] + found[at.SPARSE_CHUNKS] + 1].tolist()
     assert ends[0] == 0 and ends[-1] == len(pooled)
     for first, last in pairwise(ends):
         assert first < last
         assert len(set(images[order[first:last]])) == 1
-    dense = ends[found.chunks]
+    dense = ends[found[at.CHUNKS]]
     for rows in order[:dense], order[dense:]:
         keys = list(zip(images[rows], first_rows[rows], rows, strict=True))
         assert keys == sorted(keys)
-    if found.sparse_chunks:
-        assert len(pooled) - dense == found.sparse
+    if found[at.SPARSE_CHUNKS]:
+        assert len(pooled) - dense == found[at.SPARSE]
     if serial:
-        assert (found.threads, found.parts, found.sparse_parts) == (1, 1, 1)
-        assert found.chunks == len(set(images[order[:dense]]))
+        assert (found[at.THREADS], found[at.PARTS], found[at.SPARSE_PARTS]) == (1, 1, 1)
+        assert found[at.CHUNKS] == len(set(images[order[:dense]]))
     else:
-        assert found.threads == numba.get_num_threads()
-        assert 1 <= found.parts <= 5 and 1 <= found.sparse_parts <= 5
+        assert found[at.THREADS] == numba.get_num_threads()
+        assert 1 <= found[at.PARTS] <= 5 and 1 <= found[at.SPARSE_PARTS] <= 5
 
 
 def test_some_rois_are_sparse(rng, divisions):
@@ -92,19 +91,17 @@ def test_some_rois_are_sparse(rng, divisions):
     features = random_features(rng, SHAPE, np.float32)
     roi_align(features, boxes(rng, 200, 60), (5, 3), 1.0, 1, validate=False)
     found = divisions[0][0]
-    assert found.sparse > 0 and found.chunks > 0 and found.sparse_chunks > 0
+    assert found[at.SPARSE] > 0 and found[at.CHUNKS] > 0 and found[at.SPARSE_CHUNKS] > 0
 
 
-def test_few_rois_are_divided_for_all_threads(rng, monkeypatch, divisions):
+def test_few_rois_are_divided_for_all_threads(rng, planned_with, divisions):
     if numba.get_num_threads() == 1:
         pytest.skip("one thread has nothing to divide for")
-    monkeypatch.setattr(_cpu_plan, "SERIAL_WORK", 0)
-    _cpu_plan.pooling_plan.cache_clear()
     features = random_features(rng, SHAPE, np.float32)
-    roi_align(features, np.array([[0, 1, 2, 20, 30]]), (8, 3), 1.0, 2)
-    _cpu_plan.pooling_plan.cache_clear()
+    with planned_with(_cpu_plan, SERIAL_WORK=0):
+        roi_align(features, np.array([[0, 1, 2, 20, 30]]), (8, 3), 1.0, 2)
     found = divisions[0][0]
-    assert found.threads > 1 and found.chunks == 1 and found.parts > 1
+    assert found[at.THREADS] > 1 and found[at.CHUNKS] == 1 and found[at.PARTS] > 1
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -119,4 +116,4 @@ def test_a_gradient_has_a_chunk_for_each_image(rng, divisions, shape):
         rows = tables["order"][chunks[image] : chunks[image + 1]]
         assert_array_equal(np.sort(rows), np.flatnonzero(images == image))
         assert (np.diff(first_rows[rows]) >= 0).all()
-    assert chunks[shape[0]] == len(rois) - found.invalid
+    assert chunks[shape[0]] == len(rois) - found[at.INVALID]
