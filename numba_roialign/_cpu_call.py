@@ -160,7 +160,8 @@ class Pooling(Call):
         plan, threads, chunks = self.plan, found[at.THREADS], found[at.CHUNKS]
         if chunks:
             parts = found[at.PARTS]
-            self.work(plan.schedule, threads, 0, chunks, parts, self.streams and parts == 1)
+            schedule = plan.apart if plan.apart and found[at.APART] else plan.schedule
+            self.work(schedule, threads, 0, chunks, parts, self.streams and parts == 1)
         if found[at.SPARSE_CHUNKS]:
             self.workspace.counter[0] = 0
             count, parts = found[at.SPARSE_CHUNKS], found[at.SPARSE_PARTS]

@@ -93,8 +93,8 @@ def clipped(taps, low, high):
 
 
 @njit(**INLINED)
-def pool_rows(job, source, window, y_taps, x_taps, row, share, low, high, cells, fresh):
-    """Pool what rows ``low:high`` of the map give to some rows of bins, or add it to `cells`.
+def pool_rows(job, source, window, y_taps, x_taps, row, share, cells):
+    """Pool some rows of bins into `cells`.
 
     `window` says where pixel 0 of row 0 would lie in a view, and how far rows and columns lie
     apart.
@@ -105,12 +105,11 @@ def pool_rows(job, source, window, y_taps, x_taps, row, share, low, high, cells,
     origin, row_stride = np.uintp(window[0]), np.uintp(window[1])
     column_stride = np.uintp(window[2])
     for ph in range(share[0], share[1]):
-        rows = clipped(bin_taps(y_taps, row, ph), low, high)
+        rows = bin_taps(y_taps, row, ph)
         for pw in range(width):
             columns = bin_taps(x_taps, row, pw)
-            total = zero if fresh else numbers[cells]
             numbers[cells] = average(
-                source, origin, row_stride, column_stride, rows, columns, zero, total
+                source, origin, row_stride, column_stride, rows, columns, zero, zero
             )
             cells += lanes
 
@@ -146,33 +145,56 @@ def own_columns(job, row):
 
 
 @njit(**INLINED)
+def pool_bands(job, y_taps, x_taps, plane, row, ph, low, high, base, cells):
+    """Pool a row of bins, whose rows ``low:high`` do not fit the window, from bands of columns."""
+    lanes, (left, right) = len(job.tag), own_columns(job, row)
+    packed, numbers = view(job.scratch, 0, job.tag), view(job.scratch, 0, job.tag)
+    zero, rows, columns = zero_of(numbers), bin_taps(y_taps, row, ph), job.window // (high - low)
+    for begin in range(left, right, columns):
+        end = min(begin + columns, right)
+        pitch = (end - begin) * lanes
+        origin = plane + low * job.in_row + begin * job.in_column
+        pack_rows(job, origin, end - begin, base, high - low)
+        first = np.uintp(base - low * pitch - begin * lanes)
+        for pw in range(job.output_width):
+            cell = cells + pw * lanes
+            numbers[cell] = average(
+                packed, first, np.uintp(pitch), np.uintp(lanes), rows,
+                clipped(bin_taps(x_taps, row, pw), begin, end), zero,
+                zero if begin == left else numbers[cell],
+            )  # fmt: skip
+
+
+@njit(**INLINED)
 def pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base):
-    """Pool a RoI from packed rows, band by band; return which rows the window then holds.
+    """Pool a RoI from packed rows; return which rows the window then holds.
 
     `plane` is the block's first element in the RoI's image, and `held` the rows that the window
-    holds at first.
+    holds at first. Where not all rows fit, one row of bins is pooled after the other.
     """
-    lanes, columns = len(job.tag), right - left
-    capacity = job.window // columns
-    pitch = columns * lanes
-    cells = base + job.window * lanes
+    lanes, columns, width = len(job.tag), right - left, job.output_width
+    capacity, pitch, cells = job.window // columns, columns * lanes, base + job.window * lanes
+    packed = view(job.scratch, 0, job.tag)
     held_low, held_high = held
     low, high = pixel_span(y_taps, row, share[0], share[1])
-    fresh = True
-    while fresh or low < high:
-        upto = min(low + capacity, high)
-        if low < held_low or low > held_high or upto > held_low + capacity:
-            held_low, held_high = low, low
-        if upto > held_high:
-            pack_rows(
-                job, plane + held_high * job.in_row + left * job.in_column, columns,
-                base + (held_high - held_low) * pitch, upto - held_high,
-            )  # fmt: skip
-            held_high = upto
-        window = base - held_low * pitch - left * lanes, pitch, lanes
-        packed = view(job.scratch, 0, job.tag)
-        pool_rows(job, packed, window, y_taps, x_taps, row, share, low, upto, cells, fresh)
-        low, fresh = upto, False
+    step = share[1] - share[0] if high - low <= capacity else 1
+    for ph in range(share[0], share[1], step):
+        low, high = pixel_span(y_taps, row, ph, ph + step)
+        if high - low > capacity:
+            pool_bands(job, y_taps, x_taps, plane, row, ph, low, high, base, cells)
+            held_low, held_high = 0, 0
+        else:
+            if low < held_low or low > held_high or high > held_low + capacity:
+                held_low, held_high = low, low
+            if high > held_high:
+                pack_rows(
+                    job, plane + held_high * job.in_row + left * job.in_column, columns,
+                    base + (held_high - held_low) * pitch, high - held_high,
+                )  # fmt: skip
+                held_high = high
+            window = base - held_low * pitch - left * lanes, pitch, lanes
+            pool_rows(job, packed, window, y_taps, x_taps, row, (ph, ph + step), cells)
+        cells += step * width * lanes
     return held_low, held_high
 
 

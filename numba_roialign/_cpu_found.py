@@ -24,5 +24,6 @@ CHUNKS = 12
 PARTS = 13
 SPARSE_CHUNKS = 14
 SPARSE_PARTS = 15
+APART = 16  # 1 where RoIs have few pixels in common
 
-END = 16  # a line is as long as two cache lines, so threads share none
+END = 24  # a line is as long as three cache lines, so threads share none

@@ -88,7 +88,10 @@ NUMBERS = {
     **dict.fromkeys(("table_rows", "y_slots", "x_slots", "scratch_size", "window"), types.intp),
     **dict.fromkeys(("staging_size", "numbers_size", "out_skew", "channels"), types.intp),
     **dict.fromkeys(("most_threads", "serial_work", "shares"), types.intp),
-    **dict.fromkeys(("dense_blocks", "most_bins", "sparse_blocks", "sparse_most_bins"), types.intp),
+    **dict.fromkeys(
+        ("dense_blocks", "apart_blocks", "most_bins", "sparse_blocks", "sparse_most_bins"),
+        types.intp,
+    ),
     "mode": types.intp,
     "corner": types.intp,  # of a slope: see `_taps.fill_slopes`
     "keeps_argmax": types.intp,

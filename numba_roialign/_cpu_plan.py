@@ -21,6 +21,7 @@ from . import (
     _cpu_columns,
     _cpu_found,
     _cpu_gradient,
+    _cpu_lines,
     _cpu_max,
     _cpu_max_channels,
     _cpu_scalar,
@@ -54,6 +55,8 @@ LANE_BYTES = 128
 # With more pixels, half of either: the packed rows of a large map leave the cache, and a box of all
 # of a 200 x 304 map took 1.3 times as long.
 LARGE_MAP = 1 << 14
+# The same for RoIs that have few pixels in common, whose scratch is a line.
+LINES_LANE_BYTES = 256
 # The same for a gradient.
 GRADIENT_LANE_BYTES = 64
 # The same for a maximum.
@@ -96,6 +99,7 @@ class Plan:
     fill: Compiled
     divide: Compiled
     schedule: Schedule
+    apart: Schedule | None  # of RoIs that have few pixels in common
     sparse: Schedule | None  # of RoIs that would read more pixels per tap than `limit`
     limit: int
     tables: dict[str, int]  # bytes of each table, per RoI
@@ -141,7 +145,8 @@ def schedule_of(strides, channels, sampling, number_bytes):
     if sampling.height * sampling.width > LARGE_MAP:
         lane_bytes //= 2
     most = min(MOST_LANES, lane_bytes // number_bytes)
-    if most > 1 and channels >= FEW_CHANNELS and sampling.width <= _cpu_channels.WINDOW:
+    fits = max(sampling.height, sampling.width) <= _cpu_channels.WINDOW
+    if most > 1 and channels >= FEW_CHANNELS and fits:
         lanes = fitting_lanes(channels, most)
         return _cpu_channels, lanes, -(-channels // lanes)
     beside = strides.channel == 1 and strides.column == channels  # channels last
@@ -160,7 +165,7 @@ def sparse_schedule_of(strides, channels, number_bytes, lanes, blocks):
     """
     if strides.channel == 1 and channels >= FEW_CHANNELS:
         return _cpu_sparse.work_beside, lanes, blocks
-    lanes = min(MOST_LANES, _cpu_sparse.MOST_ROWS, REGISTER // number_bytes)
+    lanes = min(MOST_LANES, _cpu_sparse.MOST_COLUMNS, REGISTER // number_bytes)
     return _cpu_sparse.work, lanes, -(-channels // _cpu_sparse.BLOCK)
 
 
@@ -257,7 +262,7 @@ def pooling_plan(
         fill, capacity = _cpu_tables.fill_with_samples, sample_capacity
     window = min(_cpu_channels.WINDOW, sampling.height * sampling.width)
     most_bins, can_stream, scratch_size, staging_size, numbers_size = bins, False, 0, 0, 0
-    limit, sparse, sparse_numbers = 0, None, {}
+    limit, apart, sparse, sparse_numbers = 0, None, None, {}
     if schedule is _cpu_channels:
         most_bins = _cpu_channels.most_rows(width)
         scratch_size = _cpu_channels.scratch_size(bins, width, window, lanes)
@@ -273,6 +278,13 @@ def pooling_plan(
         scratch_size = _cpu_max_channels.scratch_size(bins, width, window, lanes)
         numbers_size = bins * width * lanes if keeps_argmax else 0
     kinds = storage, result, number
+    squares = source.column == 1 and sampling.width * number_bytes >= REGISTER
+    if schedule is _cpu_channels and (squares or source.channel == 1):
+        wide = fitting_lanes(channels, min(MOST_LANES, LINES_LANE_BYTES // number_bytes))
+        apart = Schedule(_cpu_lines.work, *kinds, wide, -(-channels // wide), most_bins)
+        needed = _cpu_lines.scratch_size(min(bins, most_bins), width, sampling.width, wide)
+        scratch_size = max(scratch_size, needed)
+        staging_size = max(staging_size, staging_size // lanes * wide)
     if limit:
         work, *split = sparse_schedule_of(source, channels, number_bytes, lanes, blocks)
         few = _cpu_channels.most_rows(width)
@@ -288,7 +300,8 @@ def pooling_plan(
         numbers=shared_numbers(
             source, target, sampling, convention,
             sparse=limit, reads_rows=schedule is _cpu_channels, shares=schedule is _cpu_channels,
-            dense_blocks=blocks, most_bins=most_bins, serial_work=SERIAL_WORK, **sparse_numbers,
+            dense_blocks=blocks, apart_blocks=apart.blocks if apart else blocks,
+            most_bins=most_bins, serial_work=SERIAL_WORK, **sparse_numbers,
             scratch_size=scratch_size, staging_size=staging_size, numbers_size=numbers_size,
             window=window,
             channels=channels, mode=mode, corner=corner or 0,
@@ -299,6 +312,7 @@ def pooling_plan(
         fill=compiled(fill, number, number, number, 1, contracted=False),
         divide=dividing(_cpu_tasks.divide),
         schedule=Schedule(schedule.work, *kinds, lanes, blocks, most_bins),
+        apart=apart,
         sparse=sparse,
         limit=limit,
         tables=tables_of(sampling, capacities, number_bytes, samples=mode != AVERAGE),
@@ -362,6 +376,7 @@ def gradient_plan(
         fill=compiled(fill, number, number, number, 1, contracted=False),
         divide=dividing(_cpu_tasks.divide_by_image),
         schedule=Schedule(schedule.work, storage, result, number, lanes, blocks, bins),
+        apart=None,
         sparse=None,
         limit=0,
         tables=tables_of(

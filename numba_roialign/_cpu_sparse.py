@@ -2,9 +2,8 @@
 
 Of their pixels only those tapped are read, each once for each bin, so that nothing is packed or
 summed for its neighbours' sake. Where channels lie side by side the element kernel takes them from
-the map as they are. Where they lie apart, its inner half sums the columns of `L` tapped rows at
-once: one element of each, `L` independent loads, which the processor fetches from memory side by
-side.
+the map as they are. Where they lie apart, its inner half sums `L` tapped columns at once: one
+element of each, `L` loads that do not wait for each other.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from ._lanes import fence, lines_of, tile, view, zero_of
 weighted = njit(**INLINED)(_kernels.weighted)
 bin_taps = njit(**INLINED)(_taps.bin_taps)
 
-# Most lanes of tapped rows: each has an address of its own, and x86-64 has 16 registers for them.
-MOST_ROWS = 8
+# Most lanes of tapped columns: each has an address of its own, and x86-64 has 16 registers.
+MOST_COLUMNS = 8
 # Channels of a block, where they lie apart.
 BLOCK = 32
 
 
-def pitch_of(width, lanes):
-    """Return how many numbers a row of bins takes in scratch: whole vectors."""
-    return -(-width // lanes) * lanes
+def pitch_of(bins, lanes):
+    """Return how many numbers a column of bins takes in scratch: whole vectors."""
+    return -(-bins // lanes) * lanes
 
 
 _pitch_of = njit(**INLINED)(pitch_of)
@@ -38,42 +37,41 @@ _pitch_of = njit(**INLINED)(pitch_of)
 
 def scratch_size(bins, width, lanes):
     """Return how many numbers of scratch a thread has: results, and sums of columns both ways."""
-    return (bins + 2 * lanes) * pitch_of(width, lanes)
+    return (width + 2 * lanes) * pitch_of(bins, lanes)
 
 
 @njit(**INLINED)
 def pool_plane(job, plane, row, share, at, results):
     """Pool rows of bins of one channel, from element `plane` of the map to `at` of the output."""
-    lanes, width = len(job.tag), job.output_width
-    pitch = _pitch_of(width, lanes)
+    lanes, width, bins = len(job.tag), job.output_width, share[1] - share[0]
+    pitch = _pitch_of(bins, lanes)
     y_taps, x_taps = axis_tables(job)
     numbers, squares = view(job.scratch, 0, job.tag), view(job.scratch, 0, job.square)
     one, out, zero = view(job.scratch, 0, (0,)), view(job.out, 0, (0,)), zero_of(numbers)
-    features, column_stride = view(job.features, plane, (0,)), np.uintp(job.in_column)
-    bins = share[1] - share[0]
-    columns = results + bins * pitch
-    sums = columns + lanes * pitch
-    for element in range(results, columns, lanes):
+    features, row_stride = view(job.features, plane, (0,)), np.uintp(job.in_row)
+    rows = results + width * pitch
+    sums = rows + lanes * pitch
+    for element in range(results, rows, lanes):
         numbers[element] = zero
-    ph, last_slot = share[0], y_taps.bounds[row, share[1]]
-    for first_slot in range(y_taps.bounds[row, ph], last_slot, lanes):
-        lines = lines_of(features, job.in_row, job.y_pixels, first_slot, last_slot, job.tag)
-        for pw in range(width):
-            taps = bin_taps(x_taps, row, pw)
-            numbers[columns + pw * lanes] = weighted(lines, np.uintp(0), column_stride, taps, zero)
-        for pw in range(0, width, lanes):
-            tile(squares, columns + pw * lanes, lanes, squares, sums + pw, pitch)
+    pw, last_slot = 0, x_taps.bounds[row, width]
+    for first_slot in range(x_taps.bounds[row, 0], last_slot, lanes):
+        lines = lines_of(features, job.in_column, job.x_pixels, first_slot, last_slot, job.tag)
+        for p in range(bins):
+            taps = bin_taps(y_taps, row, share[0] + p)
+            numbers[rows + p * lanes] = weighted(lines, np.uintp(0), row_stride, taps, zero)
+        for p in range(0, bins, lanes):
+            tile(squares, rows + p * lanes, lanes, squares, sums + p, pitch)
         for slot in range(first_slot, min(first_slot + lanes, last_slot)):
-            while slot >= y_taps.bounds[row, ph + 1]:
-                ph += 1
-            weight = y_taps.weights[np.uintp(slot)]
-            line, total = sums + (slot - first_slot) * pitch, results + (ph - share[0]) * pitch
-            for pw in range(0, width, lanes):
-                numbers[total + pw] = numbers[total + pw] + weight * numbers[line + pw]
+            while slot >= x_taps.bounds[row, pw + 1]:
+                pw += 1
+            weight = x_taps.weights[np.uintp(slot)]
+            line, total = sums + (slot - first_slot) * pitch, results + pw * pitch
+            for p in range(0, bins, lanes):
+                numbers[total + p] = numbers[total + p] + weight * numbers[line + p]
     row_stride, bin_stride = job.out_row, job.out_column
     for p in range(bins):
         for pw in range(width):
-            out[at + p * row_stride + pw * bin_stride] = one[results + p * pitch + pw]
+            out[at + p * row_stride + pw * bin_stride] = one[results + pw * pitch + p]
 
 
 def work(thread, job):
@@ -115,7 +113,7 @@ def work_beside(thread, job):
             plane = job.table_images[row] * strides.image + c * strides.channel
             pool_rows(
                 job, features, (plane, strides.row, strides.column), y_taps, x_taps, row, share,
-                0, job.height, cells, True,
+                cells,
             )  # fmt: skip
             at = (job.start + row) * out_strides.image + c * out_strides.channel
             at += share[0] * out_strides.row

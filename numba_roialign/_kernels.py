@@ -46,14 +46,17 @@ def weighted(features, origin, stride, taps, zero):
 def average(features, origin, row_stride, column_stride, rows, columns, zero, total):
     """Add the taps of one bin, of the plane that starts at element `origin`, to `total`.
 
-    `zero` is the zero of the accumulator's number type, and `total` too unless the bin's rows come
-    in several parts.
+    Each column is summed first, and so in every schedule: what a schedule has of rows that bins
+    share, it has for all columns, and results do not tell which one gave them.
+
+    `zero` is the zero of the accumulator's number type, and `total` too unless the bin's columns
+    come in several parts.
     """
-    i, last = np.uintp(rows.first), np.uintp(rows.last)
+    i, last = np.uintp(columns.first), np.uintp(columns.last)
     while i < last:
-        row = origin + row_stride * np.uintp(rows.pixels[i])
-        line = weighted(features, row, column_stride, columns, zero)
-        total = total + rows.weights[i] * line
+        column = origin + column_stride * np.uintp(columns.pixels[i])
+        line = weighted(features, column, row_stride, rows, zero)
+        total = total + columns.weights[i] * line
         i += np.uintp(1)
     return total
 

@@ -66,6 +66,16 @@ class Lines(types.Type):
         super().__init__(name=f"Lines({storage}, {count})")
 
 
+class Planes(types.Type):
+    """The type of several planes of a map as one: element `i` is a square, as many elements from
+    `i` on of each as there are planes."""
+
+    def __init__(self, storage, count):
+        self.storage, self.count = storage, count
+        self.number = Lanes(View(storage, count).element, count * count)
+        super().__init__(name=f"Planes({storage}, {count})")
+
+
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager, lanes):
@@ -79,6 +89,7 @@ class _ViewModel(models.PrimitiveModel):
 
 
 @register_model(Lines)
+@register_model(Planes)
 class _LinesModel(models.PrimitiveModel):
     def __init__(self, manager, lines):
         starts = ir.ArrayType(_storage(lines.storage).as_pointer(), lines.count)
@@ -158,11 +169,26 @@ def lines_of(typing_context, pointer, stride, pixels, first, last, lanes):
     )  # fmt: skip
 
 
+@intrinsic
+def planes_of(typing_context, pointer, offset, stride, planes):
+    """Return ``len(planes)`` planes, `stride` elements apart, the first at element `offset`."""
+
+    def codegen(context, builder, sig, args):
+        pointer, offset, stride, _ = args
+        starts = ir.Constant(context.get_value_type(sig.return_type), ir.Undefined)
+        for k, start in enumerate(_pointers(builder, pointer, offset, stride, planes.count)):
+            starts = builder.insert_value(starts, start, k)
+        return starts
+
+    index = types.uintp
+    return Planes(pointer.dtype, planes.count)(pointer, index, index, planes), codegen
+
+
 @infer_global(operator.getitem)
 class _TypeLoad(AbstractTemplate):
     def generic(self, args, kws):
         view, index = args
-        if isinstance(view, (View, Lines)) and isinstance(index, types.Integer):
+        if isinstance(view, (View, Lines, Planes)) and isinstance(index, types.Integer):
             return signature(view.number, view, types.uintp)
 
 
@@ -181,6 +207,19 @@ def _lower_gather(context, builder, sig, args):
         element = builder.load(builder.gep(builder.extract_value(args[0], k), [args[1]]))
         value = builder.insert_element(value, element, I32(k))
     return CONVERSIONS[storage][0](builder, value) if storage in CONVERSIONS else value
+
+
+@lower_builtin(operator.getitem, Planes, types.uintp)
+def _lower_square(context, builder, sig, args):
+    planes, count = sig.args[0], sig.args[0].count
+    starts = [builder.extract_value(args[0], k) for k in range(count)]
+    rows = [_load(builder, planes.storage, count, builder.gep(s, [args[1]])) for s in starts]
+    while len(rows) > 1:
+        whole = _mask(list(range(2 * rows[0].type.count)))
+        rows = [
+            builder.shuffle_vector(*pair, whole) for pair in zip(rows[::2], rows[1::2], strict=True)
+        ]
+    return rows[0]
 
 
 @infer_global(operator.setitem)
@@ -344,6 +383,26 @@ def tile(typing_context, source, offset, stride, target, target_offset, target_s
 
     index = types.uintp
     return types.void(source, index, index, target, index, index), codegen
+
+
+@intrinsic
+def turn(typing_context, square, target, offset, stride):
+    """Store a square of `Planes` transposed: ``target[offset + i * stride + k]`` becomes element
+    `i` of plane `k`."""
+    count = target.count
+
+    def codegen(context, builder, sig, args):
+        square, target, offset, stride = args
+        starts = range(0, count * count, count)
+        rows = [
+            builder.shuffle_vector(square, square, _mask([*range(s, s + count)])) for s in starts
+        ]
+        pointers = _pointers(builder, target, offset, stride, count)
+        for pointer, row in zip(pointers, _transpose(builder, rows), strict=True):
+            _store(builder, sig.args[1].storage, pointer, row)
+        return context.get_dummy_value()
+
+    return types.void(square, target, types.uintp, types.uintp), codegen
 
 
 @intrinsic

@@ -1,0 +1,79 @@
+"""The CPU schedule for RoIs that have few pixels in common, channels in the lanes.
+
+What each RoI reads is packed for it alone then, so it is summed first: the rows of a row of bins,
+where they lie, for a square of pixels and planes at a time. Only these sums are transposed, a line
+for a row of bins instead of every row of the map, and their columns summed. Channels last, there is
+nothing to transpose.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from . import _kernels, _taps
+from ._cpu_channels import own_columns
+from ._cpu_job import INLINED, axis_tables
+from ._cpu_results import write
+from ._cpu_tasks import chunk_of, next_task, part_of
+from ._lanes import fence, planes_of, turn, view, zero_of
+
+weighted = njit(**INLINED)(_kernels.weighted)
+bin_taps = njit(**INLINED)(_taps.bin_taps)
+
+
+def scratch_size(bins, width, line, lanes):
+    """Return how many numbers of scratch a thread has: a line of the map, and bins of results."""
+    return (line + bins * width) * lanes
+
+
+@njit(**INLINED)
+def sum_rows(job, plane, rows, columns, line):
+    """Sum some rows of a block's planes, `columns` from element `plane` on, into a line."""
+    lanes, square, row_stride = len(job.tag), len(job.square), np.uintp(job.in_row)
+    if job.in_channel == 1:
+        source, numbers = view(job.features, 0, job.tag), view(job.scratch, 0, job.tag)
+        for p in range(columns):
+            first = np.uintp(plane + p * job.in_column)
+            numbers[line + p * lanes] = weighted(source, first, row_stride, rows, zero_of(numbers))
+        return
+    target = view(job.scratch, 0, job.square)
+    for k in range(0, lanes, square):
+        planes = planes_of(job.features, plane + k * job.in_channel, job.in_channel, job.square)
+        zero = zero_of(planes)
+        for p in range(0, columns, square):
+            p = min(p, columns - square)  # the last square overlaps the one before
+            turn(
+                weighted(planes, np.uintp(p), row_stride, rows, zero),
+                target, line + p * lanes + k, lanes,
+            )  # fmt: skip
+
+
+def work(thread, job):
+    """Pool tasks until none is left, each RoI by itself."""
+    lanes, width = len(job.tag), job.output_width
+    y_taps, x_taps = axis_tables(job)
+    numbers, line = view(job.scratch, 0, job.tag), thread * job.scratch_size
+    zero, stride = zero_of(numbers), np.uintp(lanes)
+    cells, staging = line + job.width * lanes, thread * job.staging_size
+    while True:
+        block, piece, part = next_task(job)
+        if block < 0:
+            break
+        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
+        c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
+        for i in range(chunk[0], chunk[1]):
+            row = job.order[i]
+            left, right = own_columns(job, row)
+            plane = job.table_images[row] * job.in_image + c * job.in_channel
+            plane += left * job.in_column
+            cell = cells
+            for ph in range(share[0], share[1]):
+                sum_rows(job, plane, bin_taps(y_taps, row, ph), right - left, line)
+                for pw in range(width):
+                    first, columns = np.uintp(line - left * lanes), bin_taps(x_taps, row, pw)
+                    numbers[cell] = weighted(numbers, first, stride, columns, zero)
+                    cell += lanes
+            at = (job.start + row) * job.out_image + c * job.out_channel + share[0] * job.out_row
+            write(job, cells, staging, at, share[1] - share[0], width)
+    fence()
