@@ -55,7 +55,8 @@ LANE_BYTES = 128
 # With more pixels, half of either: the packed rows of a large map leave the cache, and a box of all
 # of a 200 x 304 map took 1.3 times as long.
 LARGE_MAP = 1 << 14
-# The same for RoIs that have few pixels in common, whose scratch is a line.
+# The same for RoIs that have few pixels in common, whose scratch is a line, unless that is so long
+# that it takes more than packed rows may.
 LINES_LANE_BYTES = 256
 # The same for a gradient.
 GRADIENT_LANE_BYTES = 64
@@ -280,7 +281,8 @@ def pooling_plan(
     kinds = storage, result, number
     squares = source.column == 1 and sampling.width * number_bytes >= REGISTER
     if schedule is _cpu_channels and (squares or source.channel == 1):
-        wide = fitting_lanes(channels, min(MOST_LANES, LINES_LANE_BYTES // number_bytes))
+        lane_bytes = LINES_LANE_BYTES if 2 * sampling.width <= _cpu_channels.WINDOW else LANE_BYTES
+        wide = fitting_lanes(channels, min(MOST_LANES, lane_bytes // number_bytes))
         apart = Schedule(_cpu_lines.work, *kinds, wide, -(-channels // wide), most_bins)
         needed = _cpu_lines.scratch_size(min(bins, most_bins), width, sampling.width, wide)
         scratch_size = max(scratch_size, needed)

@@ -46,8 +46,8 @@ def weighted(features, origin, stride, taps, zero):
 def average(features, origin, row_stride, column_stride, rows, columns, zero, total):
     """Add the taps of one bin, of the plane that starts at element `origin`, to `total`.
 
-    Each column is summed first, and so in every schedule: what a schedule has of rows that bins
-    share, it has for all columns, and results do not tell which one gave them.
+    One column is summed after the other, as in every schedule, so that no bit of a result tells
+    which of them computed it. Some have the sums of columns from the bin beside it.
 
     `zero` is the zero of the accumulator's number type, and `total` too unless the bin's columns
     come in several parts.
