@@ -46,8 +46,8 @@ def weighted(features, origin, stride, taps, zero):
 def average(features, origin, row_stride, column_stride, rows, columns, zero, total):
     """Add the taps of one bin, of the plane that starts at element `origin`, to `total`.
 
-    One column is summed after the other, as in every schedule, so that no bit of a result tells
-    which of them computed it. Some have the sums of columns from the bin beside it.
+    One column is summed after the other, as in every schedule, some of which have these sums for a
+    whole row of bins at once: no bit of a result tells which of them computed it.
 
     `zero` is the zero of the accumulator's number type, and `total` too unless the bin's columns
     come in several parts.
