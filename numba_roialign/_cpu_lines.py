@@ -1,9 +1,9 @@
 """The CPU schedule for RoIs that have few pixels in common, channels in the lanes.
 
-What each RoI reads is packed for it alone then, so it is summed first: the rows of a row of bins,
+Packed, what each RoI reads would serve it alone. So it is summed first: the rows of a row of bins,
 where they lie, for a square of pixels and planes at a time. Only these sums are transposed, a line
-for a row of bins instead of every row of the map, and their columns summed. Channels last, there is
-nothing to transpose.
+for a row of bins instead of every row of the map, and then their columns summed. Channels last,
+there is nothing to transpose.
 """
 
 from __future__ import annotations
