@@ -90,9 +90,7 @@ def pool_as(
     return invalid, skipped
 
 
-def pool_by(
-    plan, features, rois, out, out_dtype, validate, argmax=None, invalid_value=np.nan
-):  # fmt: skip
+def pool_by(plan, features, rois, out, out_dtype, validate, argmax=None, invalid_value=np.nan):
     """As `pool_as`, by a plan for these arrays."""
     small = len(rois) * plan.most_work * plan.channels < _cpu_plan.SERIAL_WORK
     invalid, skipped = run(Pooling, plan, features, rois, out, validate, argmax, small)

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 
 from . import _cpu_found as at
-from ._cpu_found import END
 from ._cpu_job import ADDRESSES, POSITIONS
 from ._cpu_plan import layout_of
 from ._cpu_tasks import TASKS_PER_THREAD
@@ -76,7 +75,7 @@ class Workspace:
         self.layout = layout
         self.fields = memoryview(self.job).cast("B")
         self.rois = self.table("rois", 5 * layout.rows).view(np.float64).reshape(-1, 5)
-        self.found = memoryview(self.table("found", END))
+        self.found = memoryview(self.table("found", at.END))
         self.counter = memoryview(self.table("counter", 1))
 
     def give_back(self):

@@ -148,8 +148,8 @@ def own_columns(job, row):
 def pool_bands(job, y_taps, x_taps, plane, row, ph, low, high, base, cells):
     """Pool a row of bins, whose rows ``low:high`` do not fit the window, from bands of columns."""
     lanes, (left, right) = len(job.tag), own_columns(job, row)
-    packed, numbers = view(job.scratch, 0, job.tag), view(job.scratch, 0, job.tag)
-    zero, rows, columns = zero_of(numbers), bin_taps(y_taps, row, ph), job.window // (high - low)
+    numbers, rows = view(job.scratch, 0, job.tag), bin_taps(y_taps, row, ph)
+    zero, columns = zero_of(numbers), job.window // (high - low)
     for begin in range(left, right, columns):
         end = min(begin + columns, right)
         pitch = (end - begin) * lanes
@@ -159,7 +159,7 @@ def pool_bands(job, y_taps, x_taps, plane, row, ph, low, high, base, cells):
         for pw in range(job.output_width):
             cell = cells + pw * lanes
             numbers[cell] = average(
-                packed, first, np.uintp(pitch), np.uintp(lanes), rows,
+                numbers, first, np.uintp(pitch), np.uintp(lanes), rows,
                 clipped(bin_taps(x_taps, row, pw), begin, end), zero,
                 zero if begin == left else numbers[cell],
             )  # fmt: skip

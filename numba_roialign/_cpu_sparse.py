@@ -68,10 +68,10 @@ def pool_plane(job, plane, row, share, at, results):
             line, total = sums + (slot - first_slot) * pitch, results + pw * pitch
             for p in range(0, bins, lanes):
                 numbers[total + p] = numbers[total + p] + weight * numbers[line + p]
-    row_stride, bin_stride = job.out_row, job.out_column
+    out_row, out_column = job.out_row, job.out_column
     for p in range(bins):
         for pw in range(width):
-            out[at + p * row_stride + pw * bin_stride] = one[results + pw * pitch + p]
+            out[at + p * out_row + pw * out_column] = one[results + pw * pitch + p]
 
 
 def work(thread, job):

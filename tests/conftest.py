@@ -199,12 +199,14 @@ def planned_with(monkeypatch):
 
     @contextlib.contextmanager
     def context(module, **constants):
-        with monkeypatch.context() as patch:
-            for name, value in constants.items():
-                patch.setattr(module, name, value)
+        try:
+            with monkeypatch.context() as patch:
+                for name, value in constants.items():
+                    patch.setattr(module, name, value)
+                forget()
+                yield
+        finally:
             forget()
-            yield
-        forget()
 
     return context
 
