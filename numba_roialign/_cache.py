@@ -14,7 +14,7 @@ from pathlib import Path
 
 from numba import config, njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 
 
 @functools.cache

@@ -156,15 +156,15 @@ class Pooling(Call):
     """A call that pools."""
 
     def run_batch(self, start, found):
-        plan, threads, chunks = self.plan, found[at.THREADS], found[at.CHUNKS]
+        schedules, threads, chunks = self.plan.schedules, found[at.THREADS], found[at.CHUNKS]
         if chunks:
             parts = found[at.PARTS]
-            schedule = plan.apart if plan.apart and found[at.APART] else plan.schedule
+            schedule = schedules.apart if found[at.APART] else schedules.dense
             self.work(schedule, threads, 0, chunks, parts, self.streams and parts == 1)
         if found[at.SPARSE_CHUNKS]:
             self.workspace.counter[0] = 0
             count, parts = found[at.SPARSE_CHUNKS], found[at.SPARSE_PARTS]
-            self.work(plan.sparse, threads, chunks, count, parts, self.streams and parts == 1)
+            self.work(schedules.sparse, threads, chunks, count, parts, self.streams and parts == 1)
 
 
 class Gradient(Call):
@@ -172,8 +172,8 @@ class Gradient(Call):
 
     def run_batch(self, start, found):
         plan, images = self.plan, self.plan.sampling.images
-        tasks = plan.schedule.blocks * images
+        tasks = plan.schedules.dense.blocks * images
         parts = max(
             plan.bands, min(plan.sampling.height, -(-TASKS_PER_THREAD * self.threads // tasks))
         )
-        self.work(plan.schedule, self.threads, 0, images, parts, adds=start > 0)
+        self.work(plan.schedules.dense, self.threads, 0, images, parts, adds=start > 0)

@@ -6,8 +6,8 @@ side by side: transposed in squares where channels lie apart in memory, copied w
 by side (channels last). Results go the other way. The RoIs of a chunk stand in the order of their
 first rows, so that each row is packed once, just ahead of its use.
 
-Reading channels-last maps in place instead was slower, up to 5 times with large boxes on 256
-channels: pixels a power of two apart share a few sets of the cache.
+Channels last, RoIs that read no pixel dozens of times are pooled in place instead: see
+`_cpu_pixels`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ SPARSE = 4
 def most_rows(width):
     """Return how many rows of bins a part may have."""
     return max(1, CELLS // width)
+
+
+def window_of(height, width):
+    """Return how many pixels of such a map scratch holds."""
+    return min(WINDOW, height * width)
 
 
 def scratch_size(bins, width, window, lanes):
@@ -93,23 +98,21 @@ def clipped(taps, low, high):
 
 
 @njit(**INLINED)
-def pool_rows(job, source, window, y_taps, x_taps, row, share, cells):
-    """Pool some rows of bins into `cells`.
+def pool_rows(job, window, pitch, y_taps, x_taps, row, share, cells):
+    """Pool some rows of bins from packed rows into `cells`.
 
-    `window` says where pixel 0 of row 0 would lie in a view, and how far rows and columns lie
-    apart.
+    `window` says where pixel 0 of row 0 would lie in scratch, and `pitch` how far rows lie apart.
     """
     lanes, width = len(job.tag), job.output_width
     numbers = view(job.scratch, 0, job.tag)
     zero = zero_of(numbers)
-    origin, row_stride = np.uintp(window[0]), np.uintp(window[1])
-    column_stride = np.uintp(window[2])
+    origin, row_stride, column_stride = np.uintp(window), np.uintp(pitch), np.uintp(lanes)
     for ph in range(share[0], share[1]):
         rows = bin_taps(y_taps, row, ph)
         for pw in range(width):
             columns = bin_taps(x_taps, row, pw)
             numbers[cells] = average(
-                source, origin, row_stride, column_stride, rows, columns, zero, zero
+                numbers, origin, row_stride, column_stride, rows, columns, zero, zero
             )
             cells += lanes
 
@@ -174,7 +177,6 @@ def pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base):
     """
     lanes, columns, width = len(job.tag), right - left, job.output_width
     capacity, pitch, cells = job.window // columns, columns * lanes, base + job.window * lanes
-    packed = view(job.scratch, 0, job.tag)
     held_low, held_high = held
     low, high = pixel_span(y_taps, row, share[0], share[1])
     step = share[1] - share[0] if high - low <= capacity else 1
@@ -192,8 +194,8 @@ def pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base):
                     base + (held_high - held_low) * pitch, high - held_high,
                 )  # fmt: skip
                 held_high = high
-            window = base - held_low * pitch - left * lanes, pitch, lanes
-            pool_rows(job, packed, window, y_taps, x_taps, row, (ph, ph + step), cells)
+            window = base - held_low * pitch - left * lanes
+            pool_rows(job, window, pitch, y_taps, x_taps, row, (ph, ph + step), cells)
         cells += step * width * lanes
     return held_low, held_high
 

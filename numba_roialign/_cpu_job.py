@@ -86,16 +86,15 @@ NUMBERS = {
     # of a call
     **dict.fromkeys(("table_rows", "y_slots", "x_slots", "scratch_size", "window"), types.intp),
     **dict.fromkeys(("staging_size", "numbers_size", "out_skew", "channels"), types.intp),
-    **dict.fromkeys(("most_threads", "serial_work", "shares"), types.intp),
-    **dict.fromkeys(
-        ("dense_blocks", "apart_blocks", "most_bins", "sparse_blocks", "sparse_most_bins"),
-        types.intp,
-    ),
+    **dict.fromkeys(("most_threads", "serial_work"), types.intp),
+    **dict.fromkeys(("dense_blocks", "apart_blocks", "sparse_blocks"), types.intp),
+    **dict.fromkeys(("most_bins", "apart_most_bins", "sparse_most_bins"), types.intp),
+    "apart_reads": types.float64,  # see `_cpu_schedules.Schedules`; this is its `reads`
+    "sparse": types.intp,  # and its `limit`; where it is 0 but taps alone are read
+    "packs": types.intp,
     "mode": types.intp,
     "corner": types.intp,  # of a slope: see `_taps.fill_slopes`
     "keeps_argmax": types.intp,
-    "sparse": types.intp,  # the most pixels read per tap, beyond which a RoI is sparse; 0: none is
-    "reads_rows": types.intp,  # 1 where the schedule of others reads rows that no bin taps
     "channels_last": types.intp,
     "band_rows": types.intp,  # the most rows of the map in a part of a gradient
     **{f"in_{name}": types.intp for name in Strides._fields},

@@ -2,8 +2,7 @@
 
 Packed, what each RoI reads would serve it alone. So it is summed first: the rows of a row of bins,
 where they lie, for a square of pixels and planes at a time. Only these sums are transposed, a line
-for a row of bins instead of every row of the map, and then their columns summed. Channels last,
-there is nothing to transpose.
+for a row of bins instead of every row of the map, and then their columns summed.
 """
 
 from __future__ import annotations
@@ -31,12 +30,6 @@ def scratch_size(bins, width, line, lanes):
 def sum_rows(job, plane, rows, columns, line):
     """Sum some rows of a block's planes, `columns` from element `plane` on, into a line."""
     lanes, square, row_stride = len(job.tag), len(job.square), np.uintp(job.in_row)
-    if job.in_channel == 1:
-        source, numbers = view(job.features, 0, job.tag), view(job.scratch, 0, job.tag)
-        for p in range(columns):
-            first = np.uintp(plane + p * job.in_column)
-            numbers[line + p * lanes] = weighted(source, first, row_stride, rows, zero_of(numbers))
-        return
     target = view(job.scratch, 0, job.square)
     for k in range(0, lanes, square):
         planes = planes_of(job.features, plane + k * job.in_channel, job.in_channel, job.square)
@@ -66,7 +59,7 @@ def work(thread, job):
             row = job.order[i]
             left, right = own_columns(job, row)
             plane = job.table_images[row] * job.in_image + c * job.in_channel
-            plane += left * job.in_column
+            plane += left
             cell = cells
             for ph in range(share[0], share[1]):
                 sum_rows(job, plane, bin_taps(y_taps, row, ph), right - left, line)

@@ -1,9 +1,9 @@
-"""The CPU schedules for RoIs whose taps lie far apart: large boxes with few samples.
+"""The CPU schedule for RoIs whose taps lie far apart: large boxes with few samples.
 
 Of their pixels only those tapped are read, each once for each bin, so that nothing is packed or
-summed for its neighbours' sake. Where channels lie side by side the element kernel takes them from
-the map as they are. Where they lie apart, its inner half sums `L` tapped columns at once: one
-element of each, `L` loads that do not wait for each other.
+summed for its neighbours' sake. The element kernel's inner half sums `L` tapped columns at once:
+one element of each, `L` loads that do not wait for each other. Channels last, `_cpu_pixels` reads
+no more than that either.
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ import numpy as np
 from numba import njit
 
 from . import _kernels, _taps
-from ._cpu_channels import pool_rows
 from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
-from ._cpu_results import write
 from ._cpu_tasks import chunk_of, next_task, part_of
-from ._lanes import fence, lines_of, tile, view, zero_of
+from ._lanes import lines_of, tile, view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
 bin_taps = njit(**INLINED)(_taps.bin_taps)
 
 # Most lanes of tapped columns: each has an address of its own, and x86-64 has 16 registers.
 MOST_COLUMNS = 8
-# Channels of a block, where they lie apart.
+# Channels of a block.
 BLOCK = 32
 
 
@@ -75,7 +73,7 @@ def pool_plane(job, plane, row, share, at, results):
 
 
 def work(thread, job):
-    """Pool tasks until none is left, where channels lie apart."""
+    """Pool tasks until none is left."""
     strides, out_strides = strides_in(job), strides_out(job)
     while True:
         block, piece, part = next_task(job)
@@ -93,29 +91,3 @@ def work(thread, job):
                     job, image + c * strides.channel, row, share, at + c * out_strides.channel,
                     thread * job.scratch_size,
                 )  # fmt: skip
-
-
-def work_beside(thread, job):
-    """Pool tasks until none is left, where channels lie side by side."""
-    lanes, width = len(job.tag), job.output_width
-    strides, out_strides = strides_in(job), strides_out(job)
-    y_taps, x_taps = axis_tables(job)
-    features = view(job.features, 0, job.tag)
-    cells, staging = thread * job.scratch_size, thread * job.staging_size
-    while True:
-        block, piece, part = next_task(job)
-        if block < 0:
-            break
-        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
-        c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
-        for i in range(chunk[0], chunk[1]):
-            row = job.order[i]
-            plane = job.table_images[row] * strides.image + c * strides.channel
-            pool_rows(
-                job, features, (plane, strides.row, strides.column), y_taps, x_taps, row, share,
-                cells,
-            )  # fmt: skip
-            at = (job.start + row) * out_strides.image + c * out_strides.channel
-            at += share[0] * out_strides.row
-            write(job, cells, staging, at, share[1] - share[0], width)
-    fence()

@@ -69,11 +69,13 @@ def survey(thread, job):
         y = y_taps.bounds[row, bins] - y_taps.bounds[row, 0]
         x = x_taps.bounds[row, width] - x_taps.bounds[row, 0]
         taps += y * x
-        pixels = (y1 - y0 if job.reads_rows else y) * (x1 - x0)
-        if limit > 0 and pixels > limit * y * x:
-            kinds[row] = job.images + image
-            sparse += 1
-            pixels = limit * y * x
+        pixels = y * x
+        if limit > 0:
+            pixels = (y1 - y0 if job.packs else y) * (x1 - x0)
+            if pixels > limit * y * x:
+                kinds[row] = job.images + image
+                sparse += 1
+                pixels = limit * y * x
         alone += pixels
         low, top, left = min(low, image), min(top, y0), min(left, x0)
         high, bottom, right = max(high, image), max(bottom, y1), max(right, x1)

@@ -15,7 +15,9 @@ import numba_roialign
 from numba_roialign import (
     _cpu_call,
     _cpu_channels,
+    _cpu_pixels,
     _cpu_plan,
+    _cpu_schedules,
     _geometry,
     _kernels,
     _memory,
@@ -43,7 +45,7 @@ def without_lanes(planned_with):
     """Return `roi_align` on the scalar schedule."""
 
     def pool(*arguments, **keywords):
-        with planned_with(_cpu_plan, MOST_LANES=1):
+        with planned_with(_cpu_schedules, MOST_LANES=1):
             return roi_align(*arguments, **keywords)
 
     return pool
@@ -133,7 +135,8 @@ def test_sparse_rois_among_others(rng, without_lanes, schedules_run, layout, cha
     for size, samples in [((9, 10), 1), ((1, 1), 2), ((2, 17), 1)]:
         arguments = (size, 1.0, samples, True)
         whole = roi_align(features, rois, *arguments, validate=False)
-        assert len([name for name in schedules_run if ".work" in name]) == 2
+        kinds = 1 if channels == 19 and layout == "channels last" else 2
+        assert len([name for name in schedules_run if ".work" in name]) == kinds
         assert np.isnan(whole[[5, 17]]).all()
         scalar = without_lanes(features, rois, *arguments, validate=False)
         assert_array_equal(whole, scalar)
@@ -161,9 +164,30 @@ def test_rois_apart_and_together(rng, without_lanes, schedules_run, layout, dtyp
             read.setdefault(len(rois), set()).update(schedules_run[1:])
             assert_array_equal(pooled, without_lanes(features, rois, *arguments))
     modules = {count: {name.rsplit(".")[-2] for name in names} for count, names in read.items()}
-    assert modules[len(together)] == {"_cpu_channels"}
-    in_lines = layout in ("channels first", "channels last", "cropped")
-    assert modules[len(apart)] == {"_cpu_lines" if in_lines else "_cpu_channels"}
+    last = layout == "channels last"
+    assert modules[len(together)] == {"_cpu_pixels" if last else "_cpu_channels"}
+    squares = "_cpu_lines" if layout in ("channels first", "cropped") else "_cpu_channels"
+    assert modules[len(apart)] == {"_cpu_pixels" if last else squares}
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("channels", [8, 70, 300])
+def test_whole_pixels(rng, planned_with, without_lanes, schedules_run, layout, channels):
+    """Bins with more taps than a line or a few rows hold, and none; pixels and results in parts."""
+    features = LAYOUTS["channels last"](random_features(rng, (2, channels, 50, 60), np.float32))
+    rois = random_rois(rng, 6, features.shape)
+    rois[:3, 1:] = [1, 2, 58, 49], [-20, 5, 70, 40], [70, 3, 90, 30]
+    for size, samples in [((1, 2), -1), ((2, 1), 30), ((7, 7), 2)]:
+        arguments = (size, 1.0, samples, True)
+        scalar = without_lanes(features, rois, *arguments)
+        schedules_run.clear()
+        source = features if layout == "NCHW" else features.transpose(0, 2, 3, 1)
+        for changed in {}, {"PIECE": 64}, {"CELLS": 64}:
+            with planned_with(_cpu_pixels, **changed):
+                pooled = roi_align(source, rois, *arguments, layout=layout)
+            in_order = pooled if layout == "NCHW" else pooled.transpose(0, 3, 1, 2)
+            assert_array_equal(in_order, scalar)
+        assert len([name for name in schedules_run if "_cpu_pixels" in name]) == 3
 
 
 @pytest.mark.parametrize("channels", [4, 16])
@@ -268,7 +292,10 @@ def test_a_window_that_does_not_hold_a_roi_changes_no_bit(
         scalar = without_lanes(features, *arguments)
         schedules_run.clear()
         for window in (1 << 16, 900, 90):  # all rows; those of a row of bins; some columns of them
-            with planned_with(_cpu_channels, WINDOW=window):
+            with (
+                planned_with(_cpu_channels, WINDOW=window),
+                planned_with(_cpu_schedules, PIXELS_READS=0),  # packed, also channels last
+            ):
                 assert_array_equal(roi_align(features, *arguments), scalar)
         assert len([name for name in schedules_run if "_cpu_channels" in name]) == 3
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from numba_roialign import _cpu_channels, _cpu_plan, roi_align
+from numba_roialign import _cpu_channels, _cpu_schedules, roi_align
 
 from . import reference
 from .conftest import BFLOAT16, random_features, random_rois
@@ -223,7 +223,7 @@ def test_lanes_equal_the_scalar_schedule(rng, planned_with, mode, layout, channe
         with planned_with(_cpu_channels, WINDOW=window):
             pooled, numbers = roi_align(*arguments, **keywords)
             bare = roi_align(*arguments, mode=mode, layout=layout)
-        with planned_with(_cpu_plan, MOST_LANES=1):
+        with planned_with(_cpu_schedules, MOST_LANES=1):
             scalar, scalar_numbers = roi_align(*arguments, **keywords)
         assert_array_equal(pooled, scalar)
         assert_array_equal(numbers, scalar_numbers)

@@ -1,0 +1,233 @@
+"""Which schedules compute a CPU call: by its types, the map's strides and shape, and the bins.
+
+Lanes are chosen here too, and how much scratch a thread needs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from numba import types
+
+from . import (
+    _cpu_channels,
+    _cpu_columns,
+    _cpu_gradient,
+    _cpu_lines,
+    _cpu_max,
+    _cpu_max_channels,
+    _cpu_pixels,
+    _cpu_scalar,
+    _cpu_sparse,
+    _cpu_winners,
+)
+from ._cpu_job import Compiled, compiled
+from ._kernels import AVERAGE
+from ._lanes import REGISTER
+from ._memory import LINE
+
+# Most lanes of a vector; 1 is the scalar schedule.
+MOST_LANES = int(os.environ.get("NUMBA_ROIALIGN_LANES", "64"))
+# A vector's bytes, four registers of AVX2: a tap's index and weight then serve four
+# multiplications, which makes 50 x 76 maps 1.25 times faster than two registers do. With channels
+# last twice that: each block of channels passes over all pixels, from which it reads twice as much,
+# and 50 x 76 maps of 1024 channels are 1.3 times faster.
+LANE_BYTES = 128
+# With more pixels, half of either: the packed rows of a large map leave the cache, and a box of all
+# of a 200 x 304 map took 1.3 times as long.
+LARGE_MAP = 1 << 14
+# The same for RoIs that have few pixels in common, whose scratch is a line, unless that is so long
+# that it takes more than packed rows may.
+APART_LANE_BYTES = 256
+# The same for a gradient.
+GRADIENT_LANE_BYTES = 64
+# The same for a maximum.
+MAX_LANE_BYTES = 64
+# What RoIs have in common is packed where they read it more often. It pays from 1.1 to 2 times on,
+# in 25 cases; channels last from 10 to 60 times, in 50 cases.
+LINES_READS, PIXELS_READS = 1.25, 32
+# Below, columns take the lanes instead of channels.
+FEW_CHANNELS = 8
+
+# Numba's types of what is stored and of what is summed; half types travel as their bits.
+TYPES: dict[str, tuple[types.Number, types.Float]] = {
+    "float16": (types.uint16, types.float32),
+    "bfloat16": (types.int16, types.float32),
+    "float32": (types.float32, types.float32),
+    "float64": (types.float64, types.float64),
+}
+
+
+class Kinds(NamedTuple):
+    """Numba's types of a call."""
+
+    storage: types.Number  # read
+    result: types.Number  # written
+    number: types.Float  # summed
+
+    @classmethod
+    def of(cls, dtype, out_dtype):
+        storage, number = TYPES[dtype]
+        return cls(storage, TYPES[out_dtype][0], number)
+
+    @property
+    def number_bytes(self):
+        return self.number.bitwidth // 8
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """What computes some RoIs of a call: a function of a thread and a job, and in which types."""
+
+    work: Callable
+    kinds: Kinds
+    lanes: int
+    blocks: int  # of channels
+    most_bins: int  # rows of bins in a task, at most
+    scratch_size: int = 0  # of a thread, in numbers
+
+    @functools.cached_property
+    def compiled(self) -> Compiled:
+        """Its machine code, which is made or loaded when it is first asked for."""
+        return compiled(self.work, *self.kinds, self.lanes)
+
+
+class Schedules(NamedTuple):
+    """What computes the RoIs of a call that pools."""
+
+    dense: Schedule
+    apart: Schedule | None = None  # where RoIs have few pixels in common
+    reads: float = 0  # how often RoIs read at least what they have in common, else they are apart
+    sparse: Schedule | None = None  # of RoIs that would read more pixels per tap than `limit`
+    limit: int = 0
+    packs: bool = False  # `dense` reads whole windows, and once what RoIs have in common
+
+
+def fitting_lanes(channels, most):
+    """Return how many lanes suit some channels: the most that leave few idle in the last block."""
+    lanes = most
+    while lanes > channels or (lanes > most // 2 and -channels % lanes > channels / 4):
+        lanes //= 2
+    return lanes
+
+
+def averaging(kinds, strides, channels, sampling):
+    """Return the schedules of an average; `strides` are the map's."""
+    fits = max(sampling.height, sampling.width) <= _cpu_channels.WINDOW
+    if MOST_LANES > 1 and channels >= FEW_CHANNELS and fits:
+        dense = packed(kinds, strides, channels, sampling)
+        if strides.channel == 1:
+            apart = pixels(kinds, channels, sampling)
+            return Schedules(dense, apart, PIXELS_READS, packs=True)
+        apart = lines(kinds, strides, channels, sampling)
+        gathered = sparse(kinds, channels, sampling)
+        reads = LINES_READS if apart else 0
+        return Schedules(dense, apart, reads, gathered, _cpu_channels.SPARSE, packs=True)
+    dense = columns(kinds, strides, channels, sampling)
+    if dense:
+        gathered = sparse(kinds, channels, sampling)
+        return Schedules(dense, sparse=gathered, limit=_cpu_columns.SPARSE)
+    return Schedules(Schedule(_cpu_scalar.work, kinds, 1, channels, sampling.output_height))
+
+
+def packed(kinds, strides, channels, sampling):
+    lane_bytes = 2 * LANE_BYTES if strides.channel == 1 else LANE_BYTES
+    if sampling.height * sampling.width > LARGE_MAP:
+        lane_bytes //= 2
+    lanes = fitting_lanes(channels, min(MOST_LANES, lane_bytes // kinds.number_bytes))
+    bins, width = sampling.output_height, sampling.output_width
+    window = _cpu_channels.window_of(sampling.height, sampling.width)
+    scratch_size = _cpu_channels.scratch_size(bins, width, window, lanes)
+    most_bins = _cpu_channels.most_rows(width)
+    blocks = -(-channels // lanes)
+    return Schedule(_cpu_channels.work, kinds, lanes, blocks, most_bins, scratch_size)
+
+
+def lines(kinds, strides, channels, sampling):
+    """Return the schedule of RoIs apart, or None where the map has no squares of columns."""
+    if strides.column != 1 or sampling.width * kinds.number_bytes < REGISTER:
+        return None
+    bins, width, line = sampling.output_height, sampling.output_width, sampling.width
+    lane_bytes = APART_LANE_BYTES if 2 * line <= _cpu_channels.WINDOW else LANE_BYTES
+    lanes = fitting_lanes(channels, min(MOST_LANES, lane_bytes // kinds.number_bytes))
+    most_bins = _cpu_channels.most_rows(width)
+    scratch_size = _cpu_lines.scratch_size(min(bins, most_bins), width, line, lanes)
+    blocks = -(-channels // lanes)
+    return Schedule(_cpu_lines.work, kinds, lanes, blocks, most_bins, scratch_size)
+
+
+def pixels(kinds, channels, sampling):
+    """Return the schedule of RoIs apart, where channels lie side by side."""
+    most = min(MOST_LANES, APART_LANE_BYTES // kinds.number_bytes)
+    lanes = fitting_lanes(channels, most)
+    bins, width = sampling.output_height, sampling.output_width
+    blocks = -(-channels // lanes)
+    pieces = min(blocks, _cpu_pixels.pieces_of(channels, width))
+    piece = -(-blocks // pieces) * lanes
+    scratch_size = _cpu_pixels.scratch_size(bins, width, piece)
+    most_bins = _cpu_pixels.most_rows(width, piece)
+    return Schedule(_cpu_pixels.work, kinds, lanes, pieces, most_bins, scratch_size)
+
+
+def columns(kinds, strides, channels, sampling):
+    """Return the schedule of few channels, or None where lines are too short, long or scattered."""
+    beside = strides.channel == 1 and strides.column == channels  # channels last
+    inner = channels if beside else 1
+    line, most = sampling.width * inner, LINE // kinds.number_bytes
+    bins, results = sampling.output_height, sampling.output_width * inner
+    lanes = min(MOST_LANES, most if bins >= most else most // 2)
+    if lanes == 1 or not (beside or strides.column == 1):
+        return None
+    if not lanes <= line <= _cpu_channels.WINDOW:
+        return None
+    scratch_size = _cpu_columns.scratch_size(line, results, lanes)
+    return Schedule(_cpu_columns.work, kinds, lanes, channels // inner, bins, scratch_size)
+
+
+def sparse(kinds, channels, sampling):
+    """Return the schedule of sparse RoIs."""
+    lanes = min(MOST_LANES, _cpu_sparse.MOST_COLUMNS, REGISTER // kinds.number_bytes)
+    bins, width = sampling.output_height, sampling.output_width
+    most_bins, blocks = _cpu_channels.most_rows(width), -(-channels // _cpu_sparse.BLOCK)
+    scratch_size = _cpu_sparse.scratch_size(min(bins, most_bins), width, lanes)
+    return Schedule(_cpu_sparse.work, kinds, lanes, blocks, most_bins, scratch_size)
+
+
+def maximum(kinds, channels, sampling):
+    """Return the schedules of a maximum."""
+    most = min(MOST_LANES, MAX_LANE_BYTES // kinds.number_bytes)
+    bins, width = sampling.output_height, sampling.output_width
+    if most == 1 or channels < FEW_CHANNELS or bins * width > _cpu_channels.CELLS:
+        return Schedules(Schedule(_cpu_max.work, kinds, 1, channels, bins))
+    lanes = fitting_lanes(channels, most)
+    window = _cpu_channels.window_of(sampling.height, sampling.width)
+    scratch_size = _cpu_max_channels.scratch_size(bins, width, window, lanes)
+    blocks = -(-channels // lanes)
+    return Schedules(Schedule(_cpu_max_channels.work, kinds, lanes, blocks, bins, scratch_size))
+
+
+def gradient(kinds, channels, sampling, mode, batched):
+    """Return the schedule of a gradient, and how many rows of the map a part may have.
+
+    Where it is computed in batches, each of which adds to the one before, blocks do not overlap.
+    """
+    narrow, lanes = sampling.width <= _cpu_channels.WINDOW, 1
+    most = min(MOST_LANES, GRADIENT_LANE_BYTES // kinds.number_bytes)
+    if mode == AVERAGE and narrow:
+        lanes = fitting_lanes(channels, most)
+        if channels < FEW_CHANNELS <= most:
+            lanes = 1 << (channels - 1).bit_length()  # with some to spare
+        elif batched:
+            lanes = math.gcd(lanes, channels)
+    rows = min(sampling.height, _cpu_gradient.band_rows(sampling.width, lanes))
+    bins, width = sampling.output_height, sampling.output_width
+    work, scratch_size = _cpu_winners.work, rows * sampling.width
+    if mode == AVERAGE:
+        work = _cpu_gradient.work
+        scratch_size = _cpu_gradient.scratch_size(rows, sampling.width, width, lanes)
+    return Schedule(work, kinds, lanes, -(-channels // lanes), bins, scratch_size), rows
