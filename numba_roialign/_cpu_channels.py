@@ -19,7 +19,7 @@ from . import _kernels, _taps
 from ._cpu_job import CONTRACTED, INLINED, axis_tables
 from ._cpu_results import write
 from ._cpu_tables import pixel_span
-from ._cpu_tasks import chunk_of, next_task, part_of
+from ._cpu_tasks import next_task
 from ._lanes import fence, tile, view, zero_of
 from ._taps import Taps
 
@@ -207,10 +207,9 @@ def work(thread, job):
     base = thread * job.scratch_size
     cells, staging = base + job.window * lanes, thread * job.staging_size
     while True:
-        block, piece, part = next_task(job)
+        block, _, chunk, share = next_task(job, job.output_height)
         if block < 0:
             break
-        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
         c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
         left, right = common_columns(job, chunk)
         common, held = right > left, (0, 0)

@@ -15,7 +15,7 @@ from numba import njit
 from . import _kernels, _taps
 from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
 from ._cpu_results import transpose
-from ._cpu_tasks import chunk_of, next_task, part_of
+from ._cpu_tasks import next_task
 from ._lanes import tile, view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
@@ -114,10 +114,9 @@ def work(thread, job):
     """Pool tasks until none is left."""
     strides, out_strides = strides_in(job), strides_out(job)
     while True:
-        c, piece, part = next_task(job)
+        c, _, chunk, share = next_task(job, job.output_height)
         if c < 0:
             break
-        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
         for i in range(chunk[0], chunk[1]):
             row = job.order[i]
             plane = job.table_images[row] * strides.image + c * strides.channel

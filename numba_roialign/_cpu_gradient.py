@@ -23,7 +23,7 @@ from ._cpu_channels import clipped, pack_rows
 from ._cpu_job import CONTRACTED, INLINED, axis_tables, strides_in, strides_out, turned_tables
 from ._cpu_results import write
 from ._cpu_tables import spreads
-from ._cpu_tasks import chunk_of, next_task, part_of
+from ._cpu_tasks import next_task
 from ._lanes import view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
@@ -203,10 +203,9 @@ def work(thread, job):
     taps, turned = axis_tables(job), turned_tables(job)
     band = thread * job.scratch_size
     while True:
-        block, image, part = next_task(job)
+        block, image, chunk, (low, high) = next_task(job, job.height)
         if block < 0:
             break
-        chunk, (low, high) = chunk_of(job, image), part_of(job, part, job.height)
         c = max(0, min(block * lanes, job.channels - lanes))  # the last overlaps the one before
         plane = image * job.out_image + c * job.out_channel
         start_band(job, plane, band, low, high)

@@ -14,7 +14,7 @@ from . import _kernels, _taps
 from ._cpu_channels import own_columns
 from ._cpu_job import INLINED, axis_tables
 from ._cpu_results import write
-from ._cpu_tasks import chunk_of, next_task, part_of
+from ._cpu_tasks import next_task
 from ._lanes import fence, planes_of, turn, view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
@@ -50,10 +50,9 @@ def work(thread, job):
     zero, stride = zero_of(numbers), np.uintp(lanes)
     cells, staging = line + job.width * lanes, thread * job.staging_size
     while True:
-        block, piece, part = next_task(job)
+        block, _, chunk, share = next_task(job, job.output_height)
         if block < 0:
             break
-        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
         c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
         for i in range(chunk[0], chunk[1]):
             row = job.order[i]

@@ -15,7 +15,7 @@ from ._cpu_job import INLINED, sample_tables
 from ._cpu_max import argmax_strides, pool_bins
 from ._cpu_results import write
 from ._cpu_tables import pixel_span
-from ._cpu_tasks import chunk_of, next_task, part_of
+from ._cpu_tasks import next_task
 from ._lanes import view, zero_of
 
 largest = njit(**INLINED)(_kernels.largest)
@@ -126,10 +126,9 @@ def work(thread, job):
     y_samples, x_samples = sample_tables(job)
     base, numbers = thread * job.scratch_size, thread * job.numbers_size
     while True:
-        block, piece, part = next_task(job)
+        block, _, chunk, share = next_task(job, job.output_height)
         if block < 0:
             break
-        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
         c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
         for i in range(chunk[0], chunk[1]):
             row, done = job.order[i], share[0]

@@ -15,7 +15,7 @@ from numba import njit
 from . import _kernels, _taps
 from ._cpu_job import INLINED, axis_tables
 from ._cpu_results import write
-from ._cpu_tasks import chunk_of, next_task, part_of
+from ._cpu_tasks import next_task
 from ._lanes import fence, view, zero_of
 from ._taps import Taps
 
@@ -102,10 +102,9 @@ def work(thread, job):
     line, staging = thread * job.scratch_size, thread * job.staging_size
     all_blocks, beside = -(-job.channels // lanes), job.out_channel == 1
     while True:
-        piece, chunk, part = next_task(job)
+        piece, _, (begin, end), share = next_task(job, job.output_height)
         if piece < 0:
             break
-        (begin, end), share = chunk_of(job, chunk), part_of(job, part, job.output_height)
         blocks = piece * all_blocks // job.blocks, (piece + 1) * all_blocks // job.blocks
         count = blocks[1] - blocks[0]
         cells = line + max(LINE, count * lanes)

@@ -7,7 +7,7 @@ from numba import njit
 
 from . import _kernels
 from ._cpu_job import INLINED, array_at, axis_tables, strides_in, strides_out
-from ._cpu_tasks import chunk_of, next_task, part_of
+from ._cpu_tasks import next_task
 from ._lanes import view
 
 average_at = njit(**INLINED)(_kernels.average_at)
@@ -34,10 +34,9 @@ def work(thread, job):
     """Pool tasks until none is left."""
     blocks, channels = job.blocks, job.channels
     while True:
-        block, piece, part = next_task(job)
+        block, _, chunk, share = next_task(job, job.output_height)
         if block < 0:
             break
-        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
         first, last = block * channels // blocks, (block + 1) * channels // blocks
         for i in range(chunk[0], chunk[1]):
             pool_bins(job, job.order[i], first, last, share)

@@ -13,7 +13,7 @@ from numba import njit
 
 from . import _kernels, _taps
 from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
-from ._cpu_tasks import chunk_of, next_task, part_of
+from ._cpu_tasks import next_task
 from ._lanes import lines_of, tile, view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
@@ -76,10 +76,9 @@ def work(thread, job):
     """Pool tasks until none is left."""
     strides, out_strides = strides_in(job), strides_out(job)
     while True:
-        block, piece, part = next_task(job)
+        block, _, chunk, share = next_task(job, job.output_height)
         if block < 0:
             break
-        chunk, share = chunk_of(job, piece), part_of(job, part, job.output_height)
         first = block * job.channels // job.blocks
         last = (block + 1) * job.channels // job.blocks
         for i in range(chunk[0], chunk[1]):

@@ -22,29 +22,20 @@ DIGIT = (1 << DIGIT_BITS) - 1
 
 
 @njit(**INLINED)
-def next_task(job):
-    """Take a task: the numbers of its block of channels, its chunk of `order`, and its part.
+def next_task(job, rows):
+    """Take a task: a block of channels, a chunk of RoIs, and a part of `rows`.
 
-    The block is -1 where none is left.
+    Returns the numbers of the block and of the chunk, where the chunk begins and ends in `order`,
+    and which rows, of bins or of the map, the part holds. The block is -1 where no task is left.
     """
     parts, chunk_count = job.parts, job.chunk_count
     task = fetch_add(job.counter, 1)
     part, chunk, block = task % parts, task // parts % chunk_count, task // (parts * chunk_count)
     if block >= job.blocks:
         block, chunk = -1, 0
-    return block, job.first_chunk + chunk, part
-
-
-@njit(**INLINED)
-def chunk_of(job, chunk):
-    """Return which of `order` a chunk holds."""
-    return job.chunks[chunk], job.chunks[chunk + 1]
-
-
-@njit(**INLINED)
-def part_of(job, part, rows):
-    """Return which rows, of bins or of the map, a part holds."""
-    return part * rows // job.parts, (part + 1) * rows // job.parts
+    chunk += job.first_chunk
+    within = job.chunks[chunk], job.chunks[chunk + 1]
+    return block, chunk, within, (part * rows // parts, (part + 1) * rows // parts)
 
 
 @njit(**INLINED)

@@ -14,7 +14,7 @@ from ._cpu_gradient import start_band
 from ._cpu_job import INLINED, sample_tables, strides_in
 from ._cpu_max import argmax_strides
 from ._cpu_results import write
-from ._cpu_tasks import chunk_of, next_task, part_of
+from ._cpu_tasks import next_task
 from ._kernels import CORNER_MAX
 from ._lanes import view
 
@@ -58,10 +58,9 @@ def work(thread, job):
     y_samples, x_samples = sample_tables(job)
     band = thread * job.scratch_size
     while True:
-        c, image, part = next_task(job)
+        c, image, chunk, (low, high) = next_task(job, job.height)
         if c < 0:
             break
-        chunk, (low, high) = chunk_of(job, image), part_of(job, part, job.height)
         plane = image * job.out_image + c * job.out_channel
         start_band(job, plane, band, low, high)
         for i in range(chunk[0], chunk[1]):
