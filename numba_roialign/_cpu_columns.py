@@ -35,6 +35,31 @@ def scratch_size(line, results, lanes):
 
 
 @njit(**INLINED)
+def sum_line(job, plane, rows, begin, end, line, to):
+    """Sum some rows at elements ``begin:end`` of the map's row, which has `line`, to scratch.
+
+    Four registers at a time where they fill half of them: with one, the RoIs of many_1000x3 that
+    are not sparse took 1.5 times as long.
+    """
+    lanes, wide, row_stride = len(job.tag), len(job.wide), np.uintp(job.in_row)
+    source, target = view(job.features, 0, job.tag), view(job.scratch, 0, job.tag)
+    wide_source, wide_target = view(job.features, 0, job.wide), view(job.scratch, 0, job.wide)
+    zero, wide_zero = zero_of(target), zero_of(wide_target)
+    element = begin
+    while element < end:  # the last vector may overlap the one before: it ends with the map's row
+        if end - element > wide // 2 and line >= wide:
+            element = min(element, line - wide)
+            origin = np.uintp(plane + element)
+            wide_target[to + element] = weighted(wide_source, origin, row_stride, rows, wide_zero)
+            element += wide
+        else:
+            element = min(element, line - lanes)
+            origin = np.uintp(plane + element)
+            target[to + element] = weighted(source, origin, row_stride, rows, zero)
+            element += lanes
+
+
+@njit(**INLINED)
 def sum_rows(job, plane, row, bins, begin, end, sums, lines):
     """Sum the rows of some rows of bins, a lane for each, at elements ``begin:end`` of the map.
 
@@ -43,17 +68,10 @@ def sum_rows(job, plane, row, bins, begin, end, sums, lines):
     y_taps, _ = axis_tables(job)
     lanes, square = len(job.tag), len(job.square)
     line = job.width * (job.channels // job.blocks)
-    source, target = view(job.features, 0, job.tag), view(job.scratch, 0, job.tag)
-    squares, zero = view(job.scratch, 0, job.square), zero_of(target)
-    row_stride = np.uintp(job.in_row)
+    squares = view(job.scratch, 0, job.square)
     for k in range(lanes):  # spare lanes repeat the last row: whole squares are transposed below
         rows = bin_taps(y_taps, row, min(bins[0] + k, bins[1] - 1))
-        to = sums + k * line - begin
-        for element in range(begin, end, lanes):
-            element = min(element, line - lanes)  # the last vector ends with the map's row
-            target[to + element] = weighted(
-                source, np.uintp(plane + element), row_stride, rows, zero
-            )
+        sum_line(job, plane, rows, begin, end, line, sums + k * line - begin)
     for element in range(0, end - begin, square):
         element = min(element, line - begin - square)
         for k in range(0, lanes, square):

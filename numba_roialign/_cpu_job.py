@@ -113,9 +113,9 @@ class Job(types.Type):
 
     `storage` is the type of the elements read, `result` of those written, and `number` that of
     sums, of which a vector has `lanes`. Beside the fields it has ``zero``, a number; ``tag``, a
-    tuple as long as a vector; and ``square``, one as long as the side of what `tile` transposes: as
-    many numbers as a register holds, since with twice as many the square leaves the registers, and
-    packing took 1.7 times as long.
+    tuple as long as a vector; ``wide``, one as long as four registers; and ``square``, one as long
+    as the side of what `tile` transposes: as many numbers as a register holds, since with twice as
+    many the square leaves the registers, and packing took 1.7 times as long.
     """
 
     def __init__(self, storage, result, number, lanes):
@@ -129,9 +129,11 @@ class Job(types.Type):
         return NUMBERS.get(name) or self.constants().get(name)
 
     def constants(self):
-        square = min(self.lanes, 8 * REGISTER // self.number.bitwidth)
+        register = 8 * REGISTER // self.number.bitwidth
+        square = min(self.lanes, register)
         return {
             "tag": types.UniTuple(types.intp, self.lanes),
+            "wide": types.UniTuple(types.intp, 4 * register),
             "square": types.UniTuple(types.intp, square),
             "zero": self.number,
         }
