@@ -69,8 +69,8 @@ def sum_rows(job, plane, row, bins, begin, end, sums, lines):
     lanes, square = len(job.tag), len(job.square)
     line = job.width * (job.channels // job.blocks)
     squares = view(job.scratch, 0, job.square)
-    for k in range(lanes):  # spare lanes repeat the last row: whole squares are transposed below
-        rows = bin_taps(y_taps, row, min(bins[0] + k, bins[1] - 1))
+    for k in range(bins[1] - bins[0]):  # nobody reads what spare lanes then hold
+        rows = bin_taps(y_taps, row, bins[0] + k)
         sum_line(job, plane, rows, begin, end, line, sums + k * line - begin)
     for element in range(0, end - begin, square):
         element = min(element, line - begin - square)
