@@ -136,6 +136,7 @@ def averaging(kinds, strides, channels, sampling):
 
 
 def packed(kinds, strides, channels, sampling):
+    """Return the schedule of RoIs that have many pixels in common."""
     lane_bytes = 2 * LANE_BYTES if strides.channel == 1 else LANE_BYTES
     if sampling.height * sampling.width > LARGE_MAP:
         lane_bytes //= 2

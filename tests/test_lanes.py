@@ -149,21 +149,22 @@ def test_sparse_rois_among_others(rng, without_lanes, schedules_run, layout, cha
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64], ids=lambda t: t.__name__)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_rois_apart_and_together(rng, without_lanes, schedules_run, layout, dtype):
-    """A RoI has the same bits by itself, among others far away, and among some that overlap."""
+    """A RoI has the same bits by itself, among others far away, among some, or in a crowd."""
     features = LAYOUTS[layout](random_features(rng, (2, 19, 40, 60), dtype))
     corner = rng.uniform(0, [6, 5], (9, 2))
     box = np.column_stack([corner, corner + rng.uniform(8, 20, (9, 2))])
     together = np.column_stack([np.zeros(9), box])
     apart = np.array([(0, 1, 2, 9, 12), (0, 40, 20, 59, 40), (1, 0.5, 29, 70, 44), together[4]])
-    read = {}
+    crowd, read = np.tile(together, (20, 1)), {}
     for size, samples in [((7, 7), 2), ((3, 12), -1), ((9, 8), 1)]:
         arguments = (size, 1.0, samples, True)
-        for rois in together, apart:
+        for rois in together, apart, crowd:
             schedules_run.clear()
             pooled = roi_align(features, rois, *arguments)
             read.setdefault(len(rois), set()).update(schedules_run[1:])
             assert_array_equal(pooled, without_lanes(features, rois, *arguments))
     modules = {count: {name.rsplit(".")[-2] for name in names} for count, names in read.items()}
+    assert modules[len(crowd)] == {"_cpu_channels"}
     last = layout == "channels last"
     assert modules[len(together)] == {"_cpu_pixels" if last else "_cpu_channels"}
     squares = "_cpu_lines" if layout in ("channels first", "cropped") else "_cpu_channels"
