@@ -19,7 +19,7 @@ from . import _kernels, _taps
 from ._cpu_job import CONTRACTED, INLINED, axis_tables
 from ._cpu_results import write
 from ._cpu_tables import pixel_span
-from ._cpu_tasks import next_task
+from ._cpu_tasks import first_channel, next_task
 from ._lanes import fence, tile, view, zero_of
 from ._taps import Taps
 
@@ -210,7 +210,7 @@ def work(thread, job):
         block, _, chunk, share = next_task(job, job.output_height)
         if block < 0:
             break
-        c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
+        c = first_channel(job, block)
         left, right = common_columns(job, chunk)
         common, held = right > left, (0, 0)
         for i in range(chunk[0], chunk[1]):

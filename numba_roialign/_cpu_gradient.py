@@ -23,7 +23,7 @@ from ._cpu_channels import clipped, pack_rows
 from ._cpu_job import CONTRACTED, INLINED, axis_tables, strides_in, strides_out, turned_tables
 from ._cpu_results import write
 from ._cpu_tables import spreads
-from ._cpu_tasks import next_task
+from ._cpu_tasks import first_channel, next_task
 from ._lanes import view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
@@ -199,14 +199,13 @@ def add_roi(job, taps, turned, row, grad, band, low, high):
 
 def work(thread, job):
     """Compute tasks until none is left."""
-    lanes = len(job.tag)
     taps, turned = axis_tables(job), turned_tables(job)
     band = thread * job.scratch_size
     while True:
         block, image, chunk, (low, high) = next_task(job, job.height)
         if block < 0:
             break
-        c = max(0, min(block * lanes, job.channels - lanes))  # the last overlaps the one before
+        c = first_channel(job, block)
         plane = image * job.out_image + c * job.out_channel
         start_band(job, plane, band, low, high)
         for i in range(chunk[0], chunk[1]):

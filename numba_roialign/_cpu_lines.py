@@ -14,7 +14,7 @@ from . import _kernels, _taps
 from ._cpu_channels import own_columns
 from ._cpu_job import INLINED, axis_tables
 from ._cpu_results import write
-from ._cpu_tasks import next_task
+from ._cpu_tasks import first_channel, next_task
 from ._lanes import fence, planes_of, turn, view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
@@ -53,7 +53,7 @@ def work(thread, job):
         block, _, chunk, share = next_task(job, job.output_height)
         if block < 0:
             break
-        c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
+        c = first_channel(job, block)
         for i in range(chunk[0], chunk[1]):
             row = job.order[i]
             left, right = own_columns(job, row)

@@ -15,7 +15,7 @@ from ._cpu_job import INLINED, sample_tables
 from ._cpu_max import argmax_strides, pool_bins
 from ._cpu_results import write
 from ._cpu_tables import pixel_span
-from ._cpu_tasks import next_task
+from ._cpu_tasks import first_channel, next_task
 from ._lanes import view, zero_of
 
 largest = njit(**INLINED)(_kernels.largest)
@@ -129,7 +129,7 @@ def work(thread, job):
         block, _, chunk, share = next_task(job, job.output_height)
         if block < 0:
             break
-        c = min(block * lanes, job.channels - lanes)  # the last block overlaps the one before
+        c = first_channel(job, block)
         for i in range(chunk[0], chunk[1]):
             row, done = job.order[i], share[0]
             if not is_sparse(job, y_samples, x_samples, row):

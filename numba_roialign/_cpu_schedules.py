@@ -72,6 +72,7 @@ class Kinds(NamedTuple):
 
     @classmethod
     def of(cls, dtype, out_dtype):
+        """Return the types of a call that reads and writes dtypes of these names."""
         storage, number = TYPES[dtype]
         return cls(storage, TYPES[out_dtype][0], number)
 
@@ -98,7 +99,7 @@ class Schedule:
 
 
 class Schedules(NamedTuple):
-    """What computes the RoIs of a call that pools."""
+    """What computes the RoIs of a call; a gradient's are all in `dense`."""
 
     dense: Schedule
     apart: Schedule | None = None  # where RoIs have few pixels in common

@@ -39,6 +39,13 @@ def next_task(job, rows):
 
 
 @njit(**INLINED)
+def first_channel(job, block):
+    """Return the first channel of a block of lanes; the last overlaps the one before."""
+    lanes = len(job.tag)
+    return max(0, min(block * lanes, job.channels - lanes))
+
+
+@njit(**INLINED)
 def join(found, threads):
     """Join what the threads have found in the line of the first."""
     for line in range(at.END, threads * at.END, at.END):
