@@ -47,7 +47,7 @@ def sum_line(job, plane, rows, begin, end, line, to):
     zero, wide_zero = zero_of(target), zero_of(wide_target)
     element = begin
     while element < end:  # the last vector may overlap the one before: it ends with the map's row
-        if end - element > wide // 2 and line >= wide:
+        if end - element > wide // 2 and line - begin >= wide:
             element = min(element, line - wide)
             origin = np.uintp(plane + element)
             wide_target[to + element] = weighted(wide_source, origin, row_stride, rows, wide_zero)

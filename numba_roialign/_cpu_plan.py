@@ -248,7 +248,7 @@ def gradient_plan(
 
 
 def memory_sizes(plan, rows, threads):
-    """Return how many bytes each of the job's own arrays takes, in the order of its addresses.
+    """Return how many bytes each of the job's arrays takes, in the order of its addresses.
 
     `rows` is how many RoIs a batch has. The caller's arrays are among them, with 0.
     """
@@ -262,7 +262,7 @@ def memory_sizes(plan, rows, threads):
         "staging": threads * plan.staging_size * plan.result_bytes,
         "numbers": threads * plan.numbers_size * 8,
     }
-    return [-(-sizes.get(name, 0) // LINE) * LINE for name in ADDRESSES]
+    return [sizes.get(name, 0) for name in ADDRESSES]
 
 
 class Layout(NamedTuple):
@@ -277,7 +277,8 @@ class Layout(NamedTuple):
 def layout_of(plan, rois, threads):
     """Return the layout of a call on so many RoIs."""
     rows = plan.table_rows(rois)
-    *starts, end = itertools.accumulate(memory_sizes(plan, rows, threads), initial=0)
+    rooms = [-(-size // LINE) * LINE for size in memory_sizes(plan, rows, threads)]
+    *starts, end = itertools.accumulate(rooms, initial=0)
     job = np.concatenate([np.array(starts, np.int64), plan.numbers])
     job[POSITIONS["table_rows"]] = rows
     job[POSITIONS["most_threads"]] = threads

@@ -16,7 +16,7 @@ import numpy as np
 
 from numba_roialign import _cpu as cpu
 from numba_roialign import _cpu_call, _cpu_plan, _families, _flat
-from numba_roialign._cpu_job import ADDRESSES
+from numba_roialign._cpu_job import ADDRESSES, POSITIONS
 
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
@@ -61,13 +61,15 @@ class Layout(NamedTuple):
     sizes: list[int]
     job: np.ndarray
     fill: int
+    at_end: bool
 
 
 class Workspace(_cpu_call.Workspace):
     """A workspace with a room for its job and one for each array."""
 
     def __init__(self, layout):
-        job, *self.arrays = rooms([_cpu_call.JOB_BYTES, *layout.sizes], layout.fill)
+        sizes = [_cpu_call.JOB_BYTES, *layout.sizes]
+        job, *self.arrays = rooms(sizes, layout.fill, layout.at_end)
         self.address = job.ctypes.data
         self.job = job.view(np.int64)[: len(_cpu_call.POSITIONS)]
         layout.job[: len(ADDRESSES)] = [array.ctypes.data for array in self.arrays]
@@ -85,19 +87,30 @@ class Workspace(_cpu_call.Workspace):
 
 
 @contextlib.contextmanager
-def guarded(fill):
-    """Let the package allocate guarded memory, filled with a byte."""
+def guarded(fill, at_end=True, threaded=False):
+    """Let the package allocate guarded memory, filled with a byte.
+
+    Of what lies beyond an array, a page is guarded to the byte where arrays are `at_end`; of what
+    lies before it, where they are not. Small calls are serial unless they are `threaded`.
+    """
+    run = cpu.run
+
+    def run_in_threads(call_type, plan, features, rois, out, validate, argmax, small):
+        return run(call_type, plan, features, rois, out, validate, argmax, small=False)
 
     def layout_of(plan, rois, threads):
         rows, _, job = _cpu_plan.layout_of(plan, rois, threads)
-        return Layout(rows, _cpu_plan.memory_sizes(plan, rows, threads), job.copy(), fill)
+        job, sizes = job.copy(), _cpu_plan.memory_sizes(plan, rows, threads)
+        if threaded:
+            job[POSITIONS["serial_work"]] = 0
+        return Layout(rows, sizes, job, fill, at_end)
 
     def empty_result(shape, dtype):
         dtype = np.dtype(dtype)
         size = math.prod(shape) * dtype.itemsize
         if size > MOST_BYTES:
             raise MemoryError(f"a test asks for {size} bytes")
-        [memory] = rooms([size], fill)
+        [memory] = rooms([size], fill, at_end)
         return memory.view(dtype).reshape(shape)
 
     with contextlib.ExitStack() as patches:
@@ -105,6 +118,9 @@ def guarded(fill):
             patches.enter_context(mock.patch.object(module, "empty_result", empty_result))
         patches.enter_context(mock.patch.object(_cpu_call, "Workspace", Workspace))
         patches.enter_context(mock.patch.object(_cpu_call, "layout_of", layout_of))
+        if threaded:
+            patches.enter_context(mock.patch.object(cpu, "run", run_in_threads))
+            patches.enter_context(mock.patch.object(_cpu_call, "SERIAL_BINS", 0))
         yield
 
 

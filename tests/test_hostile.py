@@ -2,8 +2,10 @@
 
 Hypothesis draws arrays of every stride, dtype, byte order and alignment, boxes of every value that
 a float can have, and arguments of every kind. On the CPU every array, the package's own too, lies
-between pages that nobody may touch, and a result is computed twice, in memory that starts with
-other bytes (`guarded`). The lane ``checked`` compiles the kernels with Numba's bounds checks too.
+between pages that nobody may touch, and a result is computed three times: where such a page begins
+with the byte after an array, where it ends with the byte before, and in threads; in memory that
+starts with other bytes (`guarded`). The lane ``checked`` compiles the kernels with Numba's bounds
+checks too.
 
 ``python -m pytest --hypothesis-profile=fuzz tests/test_hostile.py`` draws 3000 of each.
 """
@@ -39,7 +41,12 @@ from .hostile import (
 
 # The simulator computes with NumPy's scalars, which tell of overflow.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
-FILLS = 0x00, 0xA5  # zeros, and what is no small number in any dtype
+ODD = 0xA5  # a byte: numbers that consist of it are small in no dtype
+GUARDS = [
+    {"fill": 0x00, "at_end": True},
+    {"fill": ODD, "at_end": False},
+    {"fill": ODD, "threaded": True},
+]
 
 modes = st.sampled_from(["avg", "avg", "max", "corner_max"])
 validations = st.sampled_from([None, False, True])
@@ -49,16 +56,17 @@ def bits(array):
     return np.ascontiguousarray(array).view(np.uint8)
 
 
-def twice(target, call):
-    """Return the results of a call, which other bytes in new memory must not change."""
+def repeated(target, call):
+    """Return the results of a call, which neither other bytes in new memory nor threads change."""
     if target.name != "cpu":
         return [target.numpy(result) for result in call()]
     results = []
-    for fill in FILLS:
-        with guarded(fill):
+    for guards in GUARDS:
+        with guarded(**guards):
             results.append(call())
-    for one, other in zip(*results, strict=True):
-        assert_array_equal(bits(one), bits(other))
+    for first, *others in zip(*results, strict=True):
+        for other in others:
+            assert_array_equal(bits(first), bits(other))
     return results[0]
 
 
@@ -89,8 +97,8 @@ def outcome(target, case, rois, validate, call):
     """Return the results of a call and which rows are valid; or None where it must raise."""
     valid = [is_valid(case, roi) for roi in rois]
     if all(valid) or not (target.name == "cpu" if validate is None else validate):
-        return twice(target, call), valid
-    memory = guarded(FILLS[1]) if target.name == "cpu" else nullcontext()
+        return repeated(target, call), valid
+    memory = guarded(ODD) if target.name == "cpu" else nullcontext()
     with memory, pytest.raises(InvalidRoIError) as raised:
         call()
     assert raised.value.row == valid.index(False)
@@ -178,7 +186,7 @@ def test_the_gradient_of_a_maximum_reads_any_argmax(
         shape = case.ordered(images, height, width)
         return [roi_align_backward(grad, rois, shape, argmax=argmax, **options)]
 
-    [result] = twice(target, call)
+    [result] = repeated(target, call)
     assert np.isfinite(result.astype(np.float64)).all()
 
 
@@ -198,6 +206,30 @@ def test_the_gradient_of_boxes(target, case, validate, grad_memory, features_mem
         gradients = results[0].astype(np.float64)
         assert not gradients[:, 0].any()
         assert not gradients[~np.array(valid)].any()
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("channels", [1, 3, 8, 33])
+@pytest.mark.parametrize("dtype", ["f4", "f2", "f8"])
+def test_boxes_of_every_width_at_both_ends_of_a_line(target, rng, dtype, channels, layout):
+    """Where the last vector overlaps the one before, or there is none before."""
+    length, step = (9, 3) if target.small else (70, 1)
+    offsets = np.arange(0, length, step, np.float64)
+    left = np.column_stack([np.zeros((len(offsets), 3)), offsets + 0.5, np.full(len(offsets), 4.0)])
+    right = left[:, [0, 3, 1, 2, 4]] + (0, 0, 0, length, 0)
+    rois = target.array(np.concatenate([left, right]))
+    shape = (1, channels, 4, length) if layout == "NCHW" else (1, 4, length, channels)
+    features = target.array(rng.standard_normal(shape).astype(dtype))
+
+    def run(**options):
+        result = roi_align(features, rois, (4, 9), layout=layout, **options)
+        if "mode" in options:
+            return [result]
+        return [result, roi_align_backward(result, rois, shape, layout=layout, **options)]
+
+    repeated(target, lambda: run(sampling_ratio=1))
+    repeated(target, run)
+    repeated(target, lambda: run(mode="max"))
 
 
 junk_numbers = st.sampled_from(
@@ -242,7 +274,7 @@ def test_arguments_of_any_kind(data):
     function, arguments = data.draw(st.sampled_from(CALLS))
     names = data.draw(st.lists(st.sampled_from(sorted(arguments)), min_size=1, max_size=2))
     wrong = {name: data.draw(junk) for name in names}
-    with guarded(FILLS[1]):
+    with guarded(ODD):
         try:
             result = function(**{**arguments, **wrong})
         except DOCUMENTED as error:
@@ -256,7 +288,7 @@ def test_arguments_of_any_kind(data):
 def test_mindspore_arguments_of_any_kind(values, place):
     arguments = [2, 2, 1.0, 2, 1]
     arguments[place] = values[place]
-    with guarded(FILLS[1]):
+    with guarded(ODD):
         try:
             ROIAlign(*arguments)(FEATURES, SHARED["rois"])
         except DOCUMENTED as error:
