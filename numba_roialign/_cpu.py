@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import _cpu_plan
-from ._cpu_call import Gradient, Pooling
+from ._cpu_call import Call
 from ._cpu_plan import gradient_plan, pooling_plan
 from ._cpu_threads import usable_threads
 from ._flat import c_strides, in_place, is_in_place, place_for, plain
@@ -33,10 +33,10 @@ def clear(array, dtype=None, queue=None):
     array[...] = 0
 
 
-def run(call_type, plan, features, rois, out, validate, argmax=None, small=False):
+def run(plan, features, rois, out, validate, argmax=None, small=False):
     """Run a call; return the invalid RoI it found first, where asked for, and all it found."""
     threads = 1 if small else usable_threads()
-    call = call_type(plan, features, rois, out, threads, argmax)
+    call = Call(plan, features, rois, out, threads, argmax)
     invalid = call.run(validate)
     call.workspace.give_back()
     return invalid, call.invalid
@@ -93,7 +93,7 @@ def pool_as(
 def pool_by(plan, features, rois, out, out_dtype, validate, argmax=None, invalid_value=np.nan):
     """As `pool_as`, by a plan for these arrays."""
     small = len(rois) * plan.most_work * plan.channels < _cpu_plan.SERIAL_WORK
-    invalid, skipped = run(Pooling, plan, features, rois, out, validate, argmax, small)
+    invalid, skipped = run(plan, features, rois, out, validate, argmax, small)
     if skipped and invalid is None:
         value = np.full((1,) * out.ndim, invalid_value, np.float32)
         out[skipped] = narrowed(value, out_dtype, out.dtype)
@@ -138,7 +138,7 @@ def pool_backward(
         target = target if wide else empty_result(out.shape, np.float32)
         plan = plan_for(target, dtype if wide else "float32", batched=True)
     small = len(rois) * plan.most_work * plan.channels + out.size < _cpu_plan.SERIAL_WORK
-    invalid, _ = run(Gradient, plan, source, rois, target, validate is not False, argmax, small)
+    invalid, _ = run(plan, source, rois, target, validate is not False, argmax, small)
     if invalid is not None:
         return invalid
     if target.dtype != out.dtype and target.dtype == np.float32:

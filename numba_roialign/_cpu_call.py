@@ -9,8 +9,8 @@ import numpy as np
 
 from . import _cpu_found as at
 from ._cpu_job import ADDRESSES, POSITIONS
-from ._cpu_plan import layout_of
-from ._cpu_tasks import TASKS_PER_THREAD
+from ._cpu_plan import layout_of, typeless
+from ._cpu_tasks import run_alone, run_tasks
 from ._cpu_threads import run
 from ._memory import LINE, address_of, aligned_empty
 
@@ -37,7 +37,7 @@ def writer(*names):
 
 write_arrays = writer("features", "out", "argmax")
 write_batch = writer("start", "rows", "threads")
-write_work = writer("blocks", "first_chunk", "chunk_count", "parts", "streams", "adds")
+write_options = writer("validates", "may_stream")
 
 
 class Workspace:
@@ -78,6 +78,15 @@ class Workspace:
         self.found = memoryview(self.table("found", at.END))
         self.counter = memoryview(self.table("counter", 1))
 
+    def know(self, schedules, layout, found):
+        """Write where the machine code lies that a batch needs; it may be compiled for that."""
+        for name, schedule in schedules.needed(found).items():
+            address = schedule.compiled.address
+            # in the layout too, for later calls that start from it
+            self.job[POSITIONS[name]] = layout.job[POSITIONS[name]] = address
+            if name != "sparse_work":
+                self.job[POSITIONS["work"]] = address
+
     def give_back(self):
         if self.memory.size <= SPARE_BYTES and len(self.spare) < SPARES:
             self.spare.append(self)
@@ -94,7 +103,7 @@ class Call:
     def __init__(self, plan, features, rois, out, threads, argmax=None):
         self.plan, self.rois, self.threads = plan, rois, threads
         self.arrays = features, out, argmax  # kept while other threads may work on them
-        layout = layout_of(plan, len(rois), threads)
+        self.layout = layout = layout_of(plan, len(rois), threads)
         self.workspace = workspace = Workspace.borrow(layout)
         out_address = address_of(out)
         argmax_address = 0 if argmax is None else address_of(argmax)
@@ -111,69 +120,65 @@ class Call:
         """Return how many RoIs the batch has that starts at one."""
         return min(self.batches.step, len(self.rois) - start)
 
+    def load(self, start, threads):
+        """Write the batch that starts at a RoI to the job, for threads to fill its tables."""
+        rows = self.rows(start)
+        self.workspace.rois[:rows] = self.rois[start : start + rows]
+        write_batch(self.workspace.fields, start, rows, threads)
+
     def fill(self, start):
         """Fill the tables with the batch that starts at a RoI; return what is found there."""
-        plan, workspace, rows = self.plan, self.workspace, self.rows(start)
-        few = rows * (plan.sampling.output_height + plan.sampling.output_width) < SERIAL_BINS
-        threads = 1 if few else self.threads
-        workspace.rois[:rows] = self.rois[start : start + rows]
-        write_batch(workspace.fields, start, rows, threads)
+        plan, workspace = self.plan, self.workspace
+        bins = plan.sampling.output_height + plan.sampling.output_width
+        threads = 1 if self.rows(start) * bins < SERIAL_BINS else self.threads
+        self.load(start, threads)
         run(plan.fill, threads, workspace.address, self)
         plan.divide.call(0, workspace.address)
         return workspace.found.tolist()
 
-    def work(self, schedule, threads, first_chunk, chunk_count, parts, streams=False, adds=False):
-        workspace = self.workspace
-        write_work(
-            workspace.fields, schedule.blocks, first_chunk, chunk_count, parts, streams, adds
-        )
-        run(schedule.compiled, threads, workspace.address, self)
-
-    def run_batch(self, start, found):
+    def compute(self, found):
         """Compute the batch in the tables."""
-        raise NotImplementedError
+        self.workspace.know(self.plan.schedules, self.layout, found)
+        run(typeless(run_tasks), found[at.THREADS], self.workspace.address, self)
+
+    def note_invalid(self, start, found):
+        """Note which RoIs of the batch in the tables cannot be pooled."""
+        if found[at.INVALID]:
+            images = self.workspace.table("table_images", self.rows(start))
+            self.invalid += (start + np.flatnonzero(images < 0)).tolist()
+
+    def first_invalid(self, start, found):
+        """Return the first RoI of the batch that cannot be pooled, with its number."""
+        row = found[at.FIRST_INVALID]
+        return start + row, self.workspace.rois[row].tolist()
 
     def run(self, validate):
         """Compute all RoIs, or return the first invalid one with its number where asked for."""
+        write_options(self.workspace.fields, validate, self.streams)
+        if self.threads == 1 and len(self.batches) == 1:
+            return self.run_alone(validate)
         found = None
         if validate:
             for start in self.batches:
                 found = self.fill(start)
                 if found[at.INVALID]:
-                    row = found[at.FIRST_INVALID]
-                    return start + row, self.workspace.rois[row].tolist()
+                    return self.first_invalid(start, found)
         for start in self.batches:
             if found is None or len(self.batches) > 1:
                 found = self.fill(start)
-            if found[at.INVALID]:
-                images = self.workspace.table("table_images", self.rows(start))
-                self.invalid += (start + np.flatnonzero(images < 0)).tolist()
-            self.run_batch(start, found)
+            self.note_invalid(start, found)
+            self.compute(found)
         return None
 
-
-class Pooling(Call):
-    """A call that pools."""
-
-    def run_batch(self, start, found):
-        schedules, threads, chunks = self.plan.schedules, found[at.THREADS], found[at.CHUNKS]
-        if chunks:
-            parts = found[at.PARTS]
-            schedule = schedules.apart if found[at.APART] else schedules.dense
-            self.work(schedule, threads, 0, chunks, parts, self.streams and parts == 1)
-        if found[at.SPARSE_CHUNKS]:
-            self.workspace.counter[0] = 0
-            count, parts = found[at.SPARSE_CHUNKS], found[at.SPARSE_PARTS]
-            self.work(schedules.sparse, threads, chunks, count, parts, self.streams and parts == 1)
-
-
-class Gradient(Call):
-    """A call that computes the gradient of a map, whose parts are its tasks."""
-
-    def run_batch(self, start, found):
-        plan, images = self.plan, self.plan.sampling.images
-        tasks = plan.schedules.dense.blocks * images
-        parts = max(
-            plan.bands, min(plan.sampling.height, -(-TASKS_PER_THREAD * self.threads // tasks))
-        )
-        self.work(plan.schedules.dense, self.threads, 0, images, parts, adds=start > 0)
+    def run_alone(self, validate):
+        """As `run`, where one thread computes one batch."""
+        self.load(0, 1)
+        typeless(run_alone).call(0, self.workspace.address)
+        found = self.workspace.found.tolist()
+        if found[at.INVALID]:
+            if validate:
+                return self.first_invalid(0, found)
+            self.note_invalid(0, found)
+        if not found[at.DONE]:
+            self.compute(found)
+        return None

@@ -19,8 +19,8 @@ from . import _kernels, _taps
 from ._cpu_job import CONTRACTED, INLINED, axis_tables
 from ._cpu_results import write
 from ._cpu_tables import pixel_span
-from ._cpu_tasks import first_channel, next_task
-from ._lanes import fence, tile, view, zero_of
+from ._cpu_tasks import first_channel, task_of
+from ._lanes import tile, view, zero_of
 from ._taps import Taps
 
 average = njit(**INLINED)(_kernels.average)
@@ -118,13 +118,13 @@ def pool_rows(job, window, pitch, y_taps, x_taps, row, share, cells):
 
 
 @njit(**INLINED)
-def common_columns(job, chunk):
-    """Return the columns of a chunk's common window, or 0, 0 where each RoI takes its own.
+def common_columns(job, begin, end):
+    """Return the columns of a common window of RoIs, or 0, 0 where each RoI takes its own.
 
     Packing once what RoIs have in common pays while it is no more than packing for each.
     """
     low, high, left, right, alone = 1 << 60, 0, 1 << 60, 0, 0
-    for i in range(chunk[0], chunk[1]):
+    for i in range(begin, end):
         span = 4 * job.order[i]
         y0, y1, x0, x1 = (
             job.spans[span], job.spans[span + 1], job.spans[span + 2], job.spans[span + 3]
@@ -201,26 +201,20 @@ def pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base):
 
 
 def work(thread, job):
-    """Pool tasks until none is left, from packed rows of the map."""
-    lanes = len(job.tag)
+    """Pool a task from packed rows of the map."""
+    lanes, task = len(job.tag), task_of(thread, job)
     y_taps, x_taps = axis_tables(job)
     base = thread * job.scratch_size
     cells, staging = base + job.window * lanes, thread * job.staging_size
-    while True:
-        block, _, chunk, share = next_task(job, job.output_height)
-        if block < 0:
-            break
-        c = first_channel(job, block)
-        left, right = common_columns(job, chunk)
-        common, held = right > left, (0, 0)
-        for i in range(chunk[0], chunk[1]):
-            row = job.order[i]
-            if not common:
-                held = 0, 0
-                left, right = own_columns(job, row)
-            plane = job.table_images[row] * job.in_image + c * job.in_channel
-            held = pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base)
-            o = (job.start + row) * job.out_image + c * job.out_channel
-            at = o + share[0] * job.out_row
-            write(job, cells, staging, at, share[1] - share[0], job.output_width)
-    fence()
+    c, share = first_channel(job, task.block), (task.low, task.high)
+    left, right = common_columns(job, task.begin, task.end)
+    common, held = right > left, (0, 0)
+    for i in range(task.begin, task.end):
+        row = job.order[i]
+        if not common:
+            held = 0, 0
+            left, right = own_columns(job, row)
+        plane = job.table_images[row] * job.in_image + c * job.in_channel
+        held = pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base)
+        at = (job.start + row) * job.out_image + c * job.out_channel + share[0] * job.out_row
+        write(job, cells, staging, at, share[1] - share[0], job.output_width)

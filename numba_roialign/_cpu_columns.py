@@ -15,7 +15,7 @@ from numba import njit
 from . import _kernels, _taps
 from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
 from ._cpu_results import transpose
-from ._cpu_tasks import next_task
+from ._cpu_tasks import task_of
 from ._lanes import tile, view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
@@ -129,14 +129,10 @@ def pool_lines(job, plane, row, share, at, scratch):
 
 
 def work(thread, job):
-    """Pool tasks until none is left."""
-    strides, out_strides = strides_in(job), strides_out(job)
-    while True:
-        c, _, chunk, share = next_task(job, job.output_height)
-        if c < 0:
-            break
-        for i in range(chunk[0], chunk[1]):
-            row = job.order[i]
-            plane = job.table_images[row] * strides.image + c * strides.channel
-            at = (job.start + row) * out_strides.image + c * out_strides.channel
-            pool_lines(job, plane, row, share, at, thread * job.scratch_size)
+    """Pool a task, whose block is a channel, or all of them."""
+    strides, out_strides, task = strides_in(job), strides_out(job), task_of(thread, job)
+    for i in range(task.begin, task.end):
+        row = job.order[i]
+        plane = job.table_images[row] * strides.image + task.block * strides.channel
+        at = (job.start + row) * out_strides.image + task.block * out_strides.channel
+        pool_lines(job, plane, row, (task.low, task.high), at, thread * job.scratch_size)

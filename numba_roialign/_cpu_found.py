@@ -18,12 +18,18 @@ LEFT = 7  # column
 HIGH = 8  # image
 BOTTOM = 9  # one more than the last row
 RIGHT = 10
-# of the division, in the first line: see `_cpu_tasks`
+# of the division, in the first line: see `_cpu_divide`
 THREADS = 11
-CHUNKS = 12
-PARTS = 13
-SPARSE_CHUNKS = 14
-SPARSE_PARTS = 15
-APART = 16  # 1 where RoIs have few pixels in common
+DENSE = 12  # rows that are not sparse
+SPLIT = 13  # 1 where sparse rows are pooled by a schedule of their own
+APART = 14  # 1 where RoIs have few pixels in common
+DONE = 15  # 1 where the batch is computed already
+# of the task that a thread is at: see `_cpu_tasks.Task`
+BLOCK = 16
+IMAGE = 17
+BEGIN = 18
+STOP = 19
+FIRST_ROW = 20
+LAST_ROW = 21
 
 END = 24  # a line is as long as three cache lines, so threads share none

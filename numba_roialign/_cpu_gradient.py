@@ -23,7 +23,7 @@ from ._cpu_channels import clipped, pack_rows
 from ._cpu_job import CONTRACTED, INLINED, axis_tables, strides_in, strides_out, turned_tables
 from ._cpu_results import write
 from ._cpu_tables import spreads
-from ._cpu_tasks import first_channel, next_task
+from ._cpu_tasks import first_channel, task_of
 from ._lanes import view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
@@ -55,7 +55,7 @@ def start_band(job, plane, band, low, high):
     zero = zero_of(numbers)
     for p in range((high - low) * width):
         numbers[band + p * lanes] = zero
-    if job.adds:
+    if job.start > 0:
         one, out = view(job.scratch, 0, (0,)), view(job.out, 0, (0,))
         for p in range((high - low) * width):
             o = plane + (low + p // width) * job.out_row + p % width * job.out_column
@@ -198,21 +198,18 @@ def add_roi(job, taps, turned, row, grad, band, low, high):
 
 
 def work(thread, job):
-    """Compute tasks until none is left."""
-    taps, turned = axis_tables(job), turned_tables(job)
-    band = thread * job.scratch_size
-    while True:
-        block, image, chunk, (low, high) = next_task(job, job.height)
-        if block < 0:
-            break
-        c = first_channel(job, block)
-        plane = image * job.out_image + c * job.out_channel
-        start_band(job, plane, band, low, high)
-        for i in range(chunk[0], chunk[1]):
-            row = job.order[i]
-            if job.spans[4 * row] >= high:
-                break  # they stand in the order of their first rows
-            if job.spans[4 * row + 1] > low:
-                grad = (job.start + row) * job.in_image + c * job.in_channel
-                add_roi(job, taps, turned, row, grad, band, low, high)
-        write_band(job, band, plane, low, high)
+    """Compute a task."""
+    taps, turned, task = axis_tables(job), turned_tables(job), task_of(thread, job)
+    band, c, low, high = (
+        thread * job.scratch_size, first_channel(job, task.block), task.low, task.high
+    )  # fmt: skip
+    plane = task.image * job.out_image + c * job.out_channel
+    start_band(job, plane, band, low, high)
+    for i in range(task.begin, task.end):
+        row = job.order[i]
+        if job.spans[4 * row] >= high:
+            break  # they stand in the order of their first rows
+        if job.spans[4 * row + 1] > low:
+            grad = (job.start + row) * job.in_image + c * job.in_channel
+            add_roi(job, taps, turned, row, grad, band, low, high)
+    write_band(job, band, plane, low, high)

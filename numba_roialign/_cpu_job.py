@@ -18,7 +18,14 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.core import ccallback, cgutils
 from numba.core.typing.templates import AttributeTemplate
-from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model
+from numba.extending import (
+    infer_getattr,
+    intrinsic,
+    lower_getattr_generic,
+    lower_setattr_generic,
+    models,
+    register_model,
+)
 
 from ._cache import cached_njit, package_cache
 from ._geometry import Convention, Sampling
@@ -67,8 +74,8 @@ ADDRESSES = {
     "x_turned_weights": "number",
     "x_turned_bounds": types.intp,
     "found": types.intp,  # (threads, END): see `_cpu_found`
-    # how the batch is cut into tasks: see `_cpu_tasks`
-    "kinds": types.intp,  # (table_rows,): what rows are sorted by
+    # how the batch is cut into tasks: see `_cpu_divide`
+    "sparse_rows": types.intp,  # (table_rows,): 1 where a RoI's taps lie far apart
     "ends": types.intp,  # (DIGIT + 2,): of the rows with each digit
     "order": types.intp,
     "chunks": types.intp,
@@ -80,14 +87,20 @@ ADDRESSES = {
 }
 NUMBERS = {
     # of a batch
-    **dict.fromkeys(("start", "rows", "threads", "blocks", "first_chunk"), types.intp),
-    **dict.fromkeys(("chunk_count", "parts", "streams"), types.intp),
-    "adds": types.intp,  # 1 where a gradient's batch adds to what the batches before it gave
+    **dict.fromkeys(("start", "rows", "threads"), types.intp),
+    # of a batch, as it is divided: see `_cpu_divide`
+    **dict.fromkeys(("blocks", "chunk_count", "parts", "task_rows", "streams"), types.intp),
+    "splits": types.intp,  # 1 where sparse rows are pooled by `sparse_work`
+    "work": types.intp,  # what computes other rows
     # of a call
+    "validates": types.intp,  # 1 where nothing is pooled if a row cannot be
+    "may_stream": types.intp,
+    # addresses of what is compiled, 0 where it is not yet
+    **dict.fromkeys(("fill", "divide", "dense_work", "apart_work", "sparse_work"), types.intp),
     **dict.fromkeys(("table_rows", "y_slots", "x_slots", "scratch_size", "window"), types.intp),
     **dict.fromkeys(("staging_size", "numbers_size", "out_skew", "channels"), types.intp),
     **dict.fromkeys(("most_threads", "serial_work"), types.intp),
-    **dict.fromkeys(("dense_blocks", "apart_blocks", "sparse_blocks"), types.intp),
+    **dict.fromkeys(("dense_blocks", "apart_blocks"), types.intp),
     **dict.fromkeys(("most_bins", "apart_most_bins", "sparse_most_bins"), types.intp),
     "apart_reads": types.float64,  # see `_cpu_schedules.Schedules`; this is its `reads`
     "sparse": types.intp,  # and its `limit`; where it is 0 but taps alone are read
@@ -96,7 +109,8 @@ NUMBERS = {
     "corner": types.intp,  # of a slope: see `_taps.fill_slopes`
     "keeps_argmax": types.intp,
     "channels_last": types.intp,
-    "band_rows": types.intp,  # the most rows of the map in a part of a gradient
+    "bands": types.intp,  # of the map, at least: the parts of a gradient
+    "band_rows": types.intp,  # the most rows of the map in one
     **{f"in_{name}": types.intp for name in Strides._fields},
     **{f"out_{name}": types.intp for name in Strides._fields},
     **{
@@ -162,8 +176,25 @@ def _lower_field(context, builder, job, value, name):
     return builder.load(builder.bitcast(field, context.get_value_type(numba_type).as_pointer()))
 
 
+@lower_setattr_generic(Job)
+def _lower_set_field(context, builder, sig, args, name):
+    job, value = args
+    field = builder.gep(job, [ir.Constant(ir.IntType(64), POSITIONS[name])])
+    builder.store(value, builder.bitcast(field, value.type.as_pointer()))
+
+
 @intrinsic
-def _call(typing_context, address, thread, job):
+def address_of_job(typing_context, job):
+    """Return where a job lies."""
+
+    def codegen(context, builder, sig, args):
+        return builder.ptrtoint(args[0], ir.IntType(64))
+
+    return types.intp(job), codegen
+
+
+@intrinsic
+def call_at(typing_context, address, thread, job):
     """Call the compiled function at an address with a thread's number and a job's address."""
 
     def codegen(context, builder, sig, args):
@@ -179,7 +210,7 @@ def _call(typing_context, address, thread, job):
 def call_in_threads(threads, address, job):
     """Call the compiled function at an address from each thread of a parallel region."""
     for thread in prange(threads):
-        _call(address, thread, job)
+        call_at(address, thread, job)
 
 
 class Compiled(NamedTuple):

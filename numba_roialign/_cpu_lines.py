@@ -14,8 +14,8 @@ from . import _kernels, _taps
 from ._cpu_channels import own_columns
 from ._cpu_job import INLINED, axis_tables
 from ._cpu_results import write
-from ._cpu_tasks import first_channel, next_task
-from ._lanes import fence, planes_of, turn, view, zero_of
+from ._cpu_tasks import first_channel, task_of
+from ._lanes import planes_of, turn, view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
 bin_taps = njit(**INLINED)(_taps.bin_taps)
@@ -43,29 +43,23 @@ def sum_rows(job, plane, rows, columns, line):
 
 
 def work(thread, job):
-    """Pool tasks until none is left, each RoI by itself."""
-    lanes, width = len(job.tag), job.output_width
+    """Pool a task, each RoI by itself."""
+    lanes, width, task = len(job.tag), job.output_width, task_of(thread, job)
     y_taps, x_taps = axis_tables(job)
     numbers, line = view(job.scratch, 0, job.tag), thread * job.scratch_size
     zero, stride = zero_of(numbers), np.uintp(lanes)
     cells, staging = line + job.width * lanes, thread * job.staging_size
-    while True:
-        block, _, chunk, share = next_task(job, job.output_height)
-        if block < 0:
-            break
-        c = first_channel(job, block)
-        for i in range(chunk[0], chunk[1]):
-            row = job.order[i]
-            left, right = own_columns(job, row)
-            plane = job.table_images[row] * job.in_image + c * job.in_channel
-            plane += left
-            cell = cells
-            for ph in range(share[0], share[1]):
-                sum_rows(job, plane, bin_taps(y_taps, row, ph), right - left, line)
-                for pw in range(width):
-                    first, columns = np.uintp(line - left * lanes), bin_taps(x_taps, row, pw)
-                    numbers[cell] = weighted(numbers, first, stride, columns, zero)
-                    cell += lanes
-            at = (job.start + row) * job.out_image + c * job.out_channel + share[0] * job.out_row
-            write(job, cells, staging, at, share[1] - share[0], width)
-    fence()
+    c = first_channel(job, task.block)
+    for i in range(task.begin, task.end):
+        row = job.order[i]
+        left, right = own_columns(job, row)
+        plane = job.table_images[row] * job.in_image + c * job.in_channel + left
+        cell = cells
+        for ph in range(task.low, task.high):
+            sum_rows(job, plane, bin_taps(y_taps, row, ph), right - left, line)
+            for pw in range(width):
+                first, columns = np.uintp(line - left * lanes), bin_taps(x_taps, row, pw)
+                numbers[cell] = weighted(numbers, first, stride, columns, zero)
+                cell += lanes
+        at = (job.start + row) * job.out_image + c * job.out_channel + task.low * job.out_row
+        write(job, cells, staging, at, task.high - task.low, width)

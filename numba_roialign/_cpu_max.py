@@ -7,7 +7,7 @@ from numba import njit
 
 from . import _kernels
 from ._cpu_job import INLINED, array_at, sample_tables, strides_in, strides_out
-from ._cpu_tasks import next_task
+from ._cpu_tasks import task_of
 from ._kernels import Strides
 from ._lanes import view
 
@@ -45,14 +45,9 @@ def pool_bins(job, y_samples, x_samples, row, first_channel, last_channel, first
 
 
 def work(thread, job):
-    """Pool tasks until none is left."""
-    blocks, channels = job.blocks, job.channels
+    """Pool a task."""
+    blocks, channels, task = job.blocks, job.channels, task_of(thread, job)
     y_samples, x_samples = sample_tables(job)
-    while True:
-        block, _, chunk, share = next_task(job, job.output_height)
-        if block < 0:
-            break
-        first, last = block * channels // blocks, (block + 1) * channels // blocks
-        for i in range(chunk[0], chunk[1]):
-            row = job.order[i]
-            pool_bins(job, y_samples, x_samples, row, first, last, share[0], share[1])
+    first, last = task.block * channels // blocks, (task.block + 1) * channels // blocks
+    for i in range(task.begin, task.end):
+        pool_bins(job, y_samples, x_samples, job.order[i], first, last, task.low, task.high)

@@ -15,7 +15,7 @@ from ._cpu_job import INLINED, sample_tables
 from ._cpu_max import argmax_strides, pool_bins
 from ._cpu_results import write
 from ._cpu_tables import pixel_span
-from ._cpu_tasks import first_channel, next_task
+from ._cpu_tasks import first_channel, task_of
 from ._lanes import view, zero_of
 
 largest = njit(**INLINED)(_kernels.largest)
@@ -121,18 +121,14 @@ def is_sparse(job, y_samples, x_samples, row):
 
 
 def work(thread, job):
-    """Pool tasks until none is left."""
-    lanes = len(job.tag)
+    """Pool a task."""
+    lanes, task = len(job.tag), task_of(thread, job)
     y_samples, x_samples = sample_tables(job)
     base, numbers = thread * job.scratch_size, thread * job.numbers_size
-    while True:
-        block, _, chunk, share = next_task(job, job.output_height)
-        if block < 0:
-            break
-        c = first_channel(job, block)
-        for i in range(chunk[0], chunk[1]):
-            row, done = job.order[i], share[0]
-            if not is_sparse(job, y_samples, x_samples, row):
-                done = pool_roi(job, y_samples, x_samples, row, c, share, base, numbers)
-            if done < share[1]:
-                pool_bins(job, y_samples, x_samples, row, c, c + lanes, done, share[1])
+    c, share = first_channel(job, task.block), (task.low, task.high)
+    for i in range(task.begin, task.end):
+        row, done = job.order[i], share[0]
+        if not is_sparse(job, y_samples, x_samples, row):
+            done = pool_roi(job, y_samples, x_samples, row, c, share, base, numbers)
+        if done < share[1]:
+            pool_bins(job, y_samples, x_samples, row, c, c + lanes, done, share[1])

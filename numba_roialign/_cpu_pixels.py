@@ -15,8 +15,8 @@ from numba import njit
 from . import _kernels, _taps
 from ._cpu_job import INLINED, axis_tables
 from ._cpu_results import write
-from ._cpu_tasks import first_channel, next_task
-from ._lanes import fence, view, zero_of
+from ._cpu_tasks import first_channel, task_of
+from ._lanes import view, zero_of
 from ._taps import Taps
 
 average = njit(**INLINED)(_kernels.average)
@@ -115,28 +115,23 @@ def write_blocks(job, blocks, cells, pitch, staging, at, rows, width):
 
 
 def work(thread, job):
-    """Pool tasks until none is left, each RoI by itself."""
-    lanes, width = len(job.tag), job.output_width
+    """Pool a task, each RoI by itself."""
+    lanes, width, task = len(job.tag), job.output_width, task_of(thread, job)
     y_taps, x_taps = axis_tables(job)
     line, staging = thread * job.scratch_size, thread * job.staging_size
     all_blocks, beside = -(-job.channels // lanes), job.out_channel == 1
-    while True:
-        piece, _, chunk, share = next_task(job, job.output_height)
-        if piece < 0:
-            break
-        blocks = piece * all_blocks // job.blocks, (piece + 1) * all_blocks // job.blocks
-        cells = line + max(LINE, (blocks[1] - blocks[0]) * lanes)
-        # channels last, a bin is written before the next; else a RoI
-        high, wide = (1, 1) if beside else (share[1] - share[0], width)
-        pitch = high * wide * lanes
-        for i in range(chunk[0], chunk[1]):
-            row = job.order[i]
-            for y in range(share[0], share[1], high):
-                for x in range(0, width, wide):
-                    pool_bins(
-                        job, y_taps, x_taps, row, blocks, (y, y + high), (x, x + wide), line,
-                        cells, pitch,
-                    )  # fmt: skip
-                    at = (job.start + row) * job.out_image + y * job.out_row + x * job.out_column
-                    write_blocks(job, blocks, cells, pitch, staging, at, high, wide)
-    fence()
+    blocks = task.block * all_blocks // job.blocks, (task.block + 1) * all_blocks // job.blocks
+    cells = line + max(LINE, (blocks[1] - blocks[0]) * lanes)
+    # channels last, a bin is written before the next; else a RoI
+    high, wide = (1, 1) if beside else (task.high - task.low, width)
+    pitch = high * wide * lanes
+    for i in range(task.begin, task.end):
+        row = job.order[i]
+        for y in range(task.low, task.high, high):
+            for x in range(0, width, wide):
+                pool_bins(
+                    job, y_taps, x_taps, row, blocks, (y, y + high), (x, x + wide), line,
+                    cells, pitch,
+                )  # fmt: skip
+                at = (job.start + row) * job.out_image + y * job.out_row + x * job.out_column
+                write_blocks(job, blocks, cells, pitch, staging, at, high, wide)

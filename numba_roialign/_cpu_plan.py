@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from . import _cpu_channels, _cpu_found, _cpu_schedules, _cpu_tables, _cpu_tasks
+from . import _cpu_channels, _cpu_divide, _cpu_found, _cpu_schedules, _cpu_tables
 from ._cpu_job import ADDRESSES, NUMBERS, POSITIONS, Compiled, compiled
 from ._cpu_schedules import Kinds, Schedules
 from ._flat import element_strides, in_order
@@ -43,7 +43,6 @@ class Plan:
     batch_bytes: int  # of all tables
     channels: int
     sampling: Sampling
-    bands: int  # of the map
     y_capacity: int  # taps of a RoI
     x_capacity: int
     can_stream: bool  # results can go around the caches
@@ -81,7 +80,7 @@ def whole_lines(strides, channels, sampling, lanes, storage_bytes):
 
 def tables_of(sampling, capacities, number_bytes, samples=False, turned=False):
     """Return how many bytes each table takes for a RoI; `capacities` are its taps in y and x."""
-    tables = {"rois": 40, "table_images": 8, "spans": 32, "kinds": 8, "order": 8, "chunks": 8}
+    tables = {"rois": 40, "table_images": 8, "spans": 32, "sparse_rows": 8, "order": 8, "chunks": 8}
     bins = sampling.output_height, sampling.output_width
     lengths = sampling.height, sampling.width
     for axis, count, length, slots in zip("yx", bins, lengths, capacities, strict=True):
@@ -112,8 +111,9 @@ def strides_of(layout, shape, strides, itemsize):
     return Strides(*in_order(layout, element_strides(shape, strides, itemsize)))
 
 
-def dividing(function):
-    """Return a function of `_cpu_tasks`, whatever the types, compiled."""
+@functools.cache
+def typeless(function):
+    """Return a function that touches no features, nor sums, compiled."""
     return compiled(function, types.float32, types.float32, types.float32, 1)
 
 
@@ -163,13 +163,17 @@ def pooling_plan(
         capacity(bins, sampling.samples_y, sampling.height),
         capacity(width, sampling.samples_x, sampling.width),
     )
+    # Not contracted: multiply and add must not fuse in the geometry, where it would decide an
+    # adaptive grid otherwise than the peers do.
+    fill = compiled(fill, *[kinds.number] * 3, 1, contracted=False)
+    divide = typeless(_cpu_divide.divide)
     return Plan(
         numbers=shared_numbers(
             source, target, sampling, convention,
+            fill=fill.address, divide=divide.address,
             sparse=schedules.limit, packs=schedules.packs, apart_reads=schedules.reads,
             dense_blocks=dense.blocks, most_bins=dense.most_bins,
             apart_blocks=apart.blocks, apart_most_bins=apart.most_bins,
-            sparse_blocks=sparse.blocks if sparse else 0,
             sparse_most_bins=sparse.most_bins if sparse else 0,
             serial_work=SERIAL_WORK, channels=channels, scratch_size=scratch_size,
             staging_size=staging_size, numbers_size=numbers_size,
@@ -177,16 +181,13 @@ def pooling_plan(
             mode=mode, corner=corner or 0, keeps_argmax=keeps_argmax,
             channels_last=layout == "NHWC",
         ),
-        # Not contracted: multiply and add must not fuse in the geometry, where it would decide an
-        # adaptive grid otherwise than the peers do.
-        fill=compiled(fill, *[kinds.number] * 3, 1, contracted=False),
-        divide=dividing(_cpu_tasks.divide),
+        fill=fill,
+        divide=divide,
         schedules=schedules,
         tables=tables_of(sampling, capacities, number_bytes, samples=mode != AVERAGE),
         batch_bytes=BATCH_BYTES,
         channels=channels,
         sampling=sampling,
-        bands=1,
         y_capacity=capacities[0],
         x_capacity=capacities[1],
         can_stream=can_stream,
@@ -221,14 +222,18 @@ def gradient_plan(
         capacity(bins, sampling.samples_y, sampling.height),
         capacity(width, sampling.samples_x, sampling.width),
     )
+    fill = compiled(fill, *[kinds.number] * 3, 1, contracted=False)
+    divide = typeless(_cpu_divide.divide_by_image)
     return Plan(
         numbers=shared_numbers(
             source, target, sampling, convention,
-            scratch_size=schedule.scratch_size, band_rows=rows, channels=channels,
+            fill=fill.address, divide=divide.address, dense_blocks=schedule.blocks,
+            scratch_size=schedule.scratch_size, channels=channels,
+            bands=-(-sampling.height // rows), band_rows=rows,
             mode=mode, channels_last=layout == "NHWC",
         ),
-        fill=compiled(fill, *[kinds.number] * 3, 1, contracted=False),
-        divide=dividing(_cpu_tasks.divide_by_image),
+        fill=fill,
+        divide=divide,
         schedules=Schedules(schedule),
         tables=tables_of(
             sampling, capacities, number_bytes, samples=mode != AVERAGE, turned=mode == AVERAGE
@@ -236,7 +241,6 @@ def gradient_plan(
         batch_bytes=GRADIENT_BATCH_BYTES,
         channels=channels,
         sampling=sampling,
-        bands=-(-sampling.height // rows),
         y_capacity=capacities[0],
         x_capacity=capacities[1],
         can_stream=False,
@@ -255,7 +259,7 @@ def memory_sizes(plan, rows, threads):
     sizes = {name: rows * size for name, size in plan.tables.items()}
     sizes |= {
         "found": threads * _cpu_found.END * 8,
-        "ends": (_cpu_tasks.DIGIT + 2) * 8,
+        "ends": (_cpu_divide.DIGIT + 2) * 8,
         "chunks": (max(rows, plan.sampling.images) + 1) * 8,
         "counter": 8,
         "scratch": threads * plan.scratch_bytes,

@@ -7,7 +7,7 @@ from numba import njit
 
 from . import _kernels
 from ._cpu_job import INLINED, array_at, axis_tables, strides_in, strides_out
-from ._cpu_tasks import next_task
+from ._cpu_tasks import task_of
 from ._lanes import view
 
 average_at = njit(**INLINED)(_kernels.average_at)
@@ -31,12 +31,8 @@ def pool_bins(job, row, first_channel, last_channel, share):
 
 
 def work(thread, job):
-    """Pool tasks until none is left."""
-    blocks, channels = job.blocks, job.channels
-    while True:
-        block, _, chunk, share = next_task(job, job.output_height)
-        if block < 0:
-            break
-        first, last = block * channels // blocks, (block + 1) * channels // blocks
-        for i in range(chunk[0], chunk[1]):
-            pool_bins(job, job.order[i], first, last, share)
+    """Pool a task."""
+    blocks, channels, task = job.blocks, job.channels, task_of(thread, job)
+    first, last = task.block * channels // blocks, (task.block + 1) * channels // blocks
+    for i in range(task.begin, task.end):
+        pool_bins(job, job.order[i], first, last, (task.low, task.high))

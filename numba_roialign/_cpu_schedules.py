@@ -26,6 +26,7 @@ from . import (
     _cpu_sparse,
     _cpu_winners,
 )
+from . import _cpu_found as at
 from ._cpu_job import Compiled, compiled
 from ._kernels import AVERAGE
 from ._lanes import REGISTER
@@ -88,7 +89,7 @@ class Schedule:
     work: Callable
     kinds: Kinds
     lanes: int
-    blocks: int  # of channels
+    blocks: int  # of channels; 0 where they are those of another schedule
     most_bins: int  # rows of bins in a task, at most
     scratch_size: int = 0  # of a thread, in numbers
 
@@ -108,6 +109,16 @@ class Schedules(NamedTuple):
     limit: int = 0
     packs: bool = False  # `dense` reads whole windows, and once what RoIs have in common
 
+    def needed(self, found):
+        """Return which compute a batch, by the field of a job that holds their address."""
+        needed = {}
+        if found[at.DENSE]:
+            apart = found[at.APART]
+            needed["apart_work" if apart else "dense_work"] = self.apart if apart else self.dense
+        if found[at.SPLIT]:
+            needed["sparse_work"] = self.sparse
+        return needed
+
 
 def fitting_lanes(channels, most):
     """Return how many lanes suit some channels: the most that leave few idle in the last block."""
@@ -126,12 +137,12 @@ def averaging(kinds, strides, channels, sampling):
             apart = pixels(kinds, channels, sampling)
             return Schedules(dense, apart, PIXELS_READS, packs=True)
         apart = lines(kinds, strides, channels, sampling)
-        gathered = sparse(kinds, channels, sampling)
+        gathered = sparse(kinds, sampling)
         reads = LINES_READS if apart else 0
         return Schedules(dense, apart, reads, gathered, _cpu_channels.SPARSE, packs=True)
     dense = columns(kinds, strides, channels, sampling)
     if dense:
-        gathered = sparse(kinds, channels, sampling)
+        gathered = sparse(kinds, sampling)
         return Schedules(dense, sparse=gathered, limit=_cpu_columns.SPARSE)
     return Schedules(Schedule(_cpu_scalar.work, kinds, 1, channels, sampling.output_height))
 
@@ -191,13 +202,13 @@ def columns(kinds, strides, channels, sampling):
     return Schedule(_cpu_columns.work, kinds, lanes, channels // inner, bins, scratch_size)
 
 
-def sparse(kinds, channels, sampling):
-    """Return the schedule of sparse RoIs."""
+def sparse(kinds, sampling):
+    """Return the schedule of sparse RoIs, which come among those of another."""
     lanes = min(MOST_LANES, _cpu_sparse.MOST_COLUMNS, REGISTER // kinds.number_bytes)
     bins, width = sampling.output_height, sampling.output_width
-    most_bins, blocks = _cpu_channels.most_rows(width), -(-channels // _cpu_sparse.BLOCK)
+    most_bins = _cpu_channels.most_rows(width)
     scratch_size = _cpu_sparse.scratch_size(min(bins, most_bins), width, lanes)
-    return Schedule(_cpu_sparse.work, kinds, lanes, blocks, most_bins, scratch_size)
+    return Schedule(_cpu_sparse.work, kinds, lanes, 0, most_bins, scratch_size)
 
 
 def maximum(kinds, channels, sampling):

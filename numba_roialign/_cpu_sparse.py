@@ -13,7 +13,7 @@ from numba import njit
 
 from . import _kernels, _taps
 from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
-from ._cpu_tasks import next_task
+from ._cpu_tasks import task_of
 from ._lanes import lines_of, tile, view, zero_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
@@ -21,8 +21,6 @@ bin_taps = njit(**INLINED)(_taps.bin_taps)
 
 # Most lanes of tapped columns: each has an address of its own, and x86-64 has 16 registers.
 MOST_COLUMNS = 8
-# Channels of a block.
-BLOCK = 32
 
 
 def pitch_of(bins, lanes):
@@ -73,20 +71,16 @@ def pool_plane(job, plane, row, share, at, results):
 
 
 def work(thread, job):
-    """Pool tasks until none is left."""
-    strides, out_strides = strides_in(job), strides_out(job)
-    while True:
-        block, _, chunk, share = next_task(job, job.output_height)
-        if block < 0:
-            break
-        first = block * job.channels // job.blocks
-        last = (block + 1) * job.channels // job.blocks
-        for i in range(chunk[0], chunk[1]):
-            row = job.order[i]
-            image = job.table_images[row] * strides.image
-            at = (job.start + row) * out_strides.image + share[0] * out_strides.row
-            for c in range(first, last):
-                pool_plane(
-                    job, image + c * strides.channel, row, share, at + c * out_strides.channel,
-                    thread * job.scratch_size,
-                )  # fmt: skip
+    """Pool a task."""
+    strides, out_strides, task = strides_in(job), strides_out(job), task_of(thread, job)
+    first = task.block * job.channels // job.blocks
+    last = (task.block + 1) * job.channels // job.blocks
+    for i in range(task.begin, task.end):
+        row = job.order[i]
+        image = job.table_images[row] * strides.image
+        at = (job.start + row) * out_strides.image + task.low * out_strides.row
+        for c in range(first, last):
+            pool_plane(
+                job, image + c * strides.channel, row, (task.low, task.high),
+                at + c * out_strides.channel, thread * job.scratch_size,
+            )  # fmt: skip

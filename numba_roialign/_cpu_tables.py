@@ -44,12 +44,8 @@ def share_of(thread, job):
 
 @njit(**UNCOUNTED)
 def survey(thread, job):
-    """Note what a thread's share of the rows holds, in its line of `found`, and what kind each is.
-
-    A row's kind is the number of its image, counted on where it is sparse, or -1 where it cannot be
-    pooled.
-    """
-    images, spans, kinds = job.table_images, job.spans, job.kinds
+    """Note what a thread's share of the rows holds, in its line of `found`; mark sparse rows."""
+    images, spans, sparse_rows = job.table_images, job.spans, job.sparse_rows
     y_taps, x_taps = axis_tables(job)
     bins, width, limit = job.output_height, job.output_width, job.sparse
     invalid, first_invalid, sparse, taps, alone = 0, job.rows, 0, 0, 0
@@ -57,7 +53,7 @@ def survey(thread, job):
     first, last = share_of(thread, job)
     for row in range(first, last):
         image = images[row]
-        kinds[row] = image
+        sparse_rows[row] = 0
         if image < 0:
             invalid += 1
             first_invalid = min(first_invalid, row)
@@ -73,7 +69,7 @@ def survey(thread, job):
         if limit > 0:
             pixels = (y1 - y0 if job.packs else y) * (x1 - x0)
             if pixels > limit * y * x:
-                kinds[row] = job.images + image
+                sparse_rows[row] = 1
                 sparse += 1
                 pixels = limit * y * x
         alone += pixels

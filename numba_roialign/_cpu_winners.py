@@ -14,7 +14,7 @@ from ._cpu_gradient import start_band
 from ._cpu_job import INLINED, sample_tables, strides_in
 from ._cpu_max import argmax_strides
 from ._cpu_results import write
-from ._cpu_tasks import next_task
+from ._cpu_tasks import task_of
 from ._kernels import CORNER_MAX
 from ._lanes import view
 
@@ -53,28 +53,24 @@ def add_bin(job, y_samples, x_samples, row, ph, pw, number, gradient, band, low,
 
 
 def work(thread, job):
-    """Compute tasks until none is left."""
-    grad, strides = view(job.features, 0, (0,)), strides_in(job)
+    """Compute a task."""
+    grad, strides, task = view(job.features, 0, (0,)), strides_in(job), task_of(thread, job)
     y_samples, x_samples = sample_tables(job)
-    band = thread * job.scratch_size
-    while True:
-        c, image, chunk, (low, high) = next_task(job, job.height)
-        if c < 0:
-            break
-        plane = image * job.out_image + c * job.out_channel
-        start_band(job, plane, band, low, high)
-        for i in range(chunk[0], chunk[1]):
-            row = job.order[i]
-            # Swapped corners turn a bin's samples round, and its span is off by one.
-            if job.spans[4 * row] - 1 < high and job.spans[4 * row + 1] + 1 > low:
-                n = job.start + row
-                for ph in range(job.output_height):
-                    for pw in range(job.output_width):
-                        number = job.argmax[np.intp(element_at(argmax_strides(job), n, c, ph, pw))]
-                        if number >= 0:
-                            gradient = grad[element_at(strides, n, c, ph, pw)]
-                            add_bin(
-                                job, y_samples, x_samples, row, ph, pw, number, gradient,
-                                band, low, high,
-                            )  # fmt: skip
-        write(job, band, 0, plane + low * job.out_row, high - low, job.width)
+    band, c, low, high = thread * job.scratch_size, task.block, task.low, task.high
+    plane = task.image * job.out_image + c * job.out_channel
+    start_band(job, plane, band, low, high)
+    for i in range(task.begin, task.end):
+        row = job.order[i]
+        # Swapped corners turn a bin's samples round, and its span is off by one.
+        if job.spans[4 * row] - 1 < high and job.spans[4 * row + 1] + 1 > low:
+            n = job.start + row
+            for ph in range(job.output_height):
+                for pw in range(job.output_width):
+                    number = job.argmax[np.intp(element_at(argmax_strides(job), n, c, ph, pw))]
+                    if number >= 0:
+                        gradient = grad[element_at(strides, n, c, ph, pw)]
+                        add_bin(
+                            job, y_samples, x_samples, row, ph, pw, number, gradient,
+                            band, low, high,
+                        )  # fmt: skip
+    write(job, band, 0, plane + low * job.out_row, high - low, job.width)

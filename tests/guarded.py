@@ -95,8 +95,8 @@ def guarded(fill, at_end=True, threaded=False):
     """
     run = cpu.run
 
-    def run_in_threads(call_type, plan, features, rois, out, validate, argmax, small):
-        return run(call_type, plan, features, rois, out, validate, argmax, small=False)
+    def run_in_threads(plan, features, rois, out, validate, argmax, small):
+        return run(plan, features, rois, out, validate, argmax, small=False)
 
     def layout_of(plan, rois, threads):
         rows, _, job = _cpu_plan.layout_of(plan, rois, threads)

@@ -9,6 +9,7 @@ from numpy.testing import assert_array_equal
 
 from numba_roialign import _cpu_call, _cpu_plan, roi_align, roi_align_backward
 from numba_roialign import _cpu_found as at
+from numba_roialign._cpu_job import POSITIONS
 
 from .conftest import random_features, random_rois
 
@@ -19,27 +20,27 @@ SHAPES = [SHAPE, (1, 16, 9000, 3), (2100, 16, 5, 4)]  # sorted by more than a di
 
 @pytest.fixture
 def divisions(monkeypatch):
-    """Return of each batch what was found, and its order, chunks, images and first rows."""
+    """Return what was found in each batch, how it is cut, and its order, chunks, images and first
+    rows."""
     seen = []
 
-    def noting(kind):
-        run_batch = kind.run_batch
+    run = _cpu_call.Call.run
 
-        def noted(self, start, found):
-            table, rows = self.workspace.table, self.rows(start)
-            sizes = {
-                "order": rows,
-                "chunks": max(rows, self.plan.sampling.images) + 1,
-                "table_images": rows,
-            }
-            tables = {name: table(name, size).copy() for name, size in sizes.items()}
-            seen.append((found, tables, table("spans", 4 * rows)[::4].copy()))
-            return run_batch(self, start, found)
+    def noting(call, validate):
+        invalid = run(call, validate)
+        workspace, rows = call.workspace, call.rows(0)
+        sizes = {
+            "order": rows,
+            "chunks": max(rows, call.plan.sampling.images) + 1,
+            "table_images": rows,
+        }
+        tables = {name: workspace.table(name, size).copy() for name, size in sizes.items()}
+        cut = {name: int(workspace.job[POSITIONS[name]]) for name in ("chunk_count", "parts")}
+        first_rows = workspace.table("spans", 4 * rows)[::4].copy()
+        seen.append((workspace.found.tolist(), cut, tables, first_rows))
+        return invalid
 
-        monkeypatch.setattr(kind, "run_batch", noted)
-
-    noting(_cpu_call.Pooling)
-    noting(_cpu_call.Gradient)
+    monkeypatch.setattr(_cpu_call.Call, "run", noting)
     return seen
 
 
@@ -61,29 +62,26 @@ def test_every_roi_is_in_one_chunk_of_its_image(
     features = random_features(rng, shape, np.float32)
     with planned_with(_cpu_plan, SERIAL_WORK=1 << 60 if serial else 0):
         roi_align(features, boxes(rng, count, largest, shape), (5, 3), 1.0, 1, validate=False)
-    [(found, tables, first_rows)] = divisions
+    [(found, cut, tables, first_rows)] = divisions
     images = tables["table_images"]
     pooled = np.flatnonzero(images >= 0)
     assert found[at.INVALID] == count - len(pooled)
     order, chunks = tables["order"][: len(pooled)], tables["chunks"]
     assert_array_equal(np.sort(order), pooled)
-    ends = chunks[: found[at.CHUNKS] + found[at.SPARSE_CHUNKS] + 1].tolist()
+    ends = chunks[: cut["chunk_count"] + 1].tolist()
     assert ends[0] == 0 and ends[-1] == len(pooled)
     for first, last in pairwise(ends):
         assert first < last
         assert len(set(images[order[first:last]])) == 1
-    dense = ends[found[at.CHUNKS]]
-    for rows in order[:dense], order[dense:]:
-        keys = list(zip(images[rows], first_rows[rows], rows, strict=True))
-        assert keys == sorted(keys)
-    if found[at.SPARSE_CHUNKS]:
-        assert len(pooled) - dense == found[at.SPARSE]
+    keys = list(zip(images[order], first_rows[order], order, strict=True))
+    assert keys == sorted(keys)
+    assert found[at.DENSE] == len(pooled) - found[at.SPLIT] * found[at.SPARSE]
     if serial:
-        assert (found[at.THREADS], found[at.PARTS], found[at.SPARSE_PARTS]) == (1, 1, 1)
-        assert found[at.CHUNKS] == len(set(images[order[:dense]]))
+        assert (found[at.THREADS], cut["parts"]) == (1, 1)
+        assert cut["chunk_count"] == len(set(images[order]))
     else:
         assert found[at.THREADS] == numba.get_num_threads()
-        assert 1 <= found[at.PARTS] <= 5 and 1 <= found[at.SPARSE_PARTS] <= 5
+        assert 1 <= cut["parts"] <= 5
 
 
 def test_some_rois_are_sparse(rng, divisions):
@@ -91,7 +89,7 @@ def test_some_rois_are_sparse(rng, divisions):
     features = random_features(rng, SHAPE, np.float32)
     roi_align(features, boxes(rng, 200, 60), (5, 3), 1.0, 1, validate=False)
     found = divisions[0][0]
-    assert found[at.SPARSE] > 0 and found[at.CHUNKS] > 0 and found[at.SPARSE_CHUNKS] > 0
+    assert found[at.SPLIT] and found[at.SPARSE] > 0 and found[at.DENSE] > 0
 
 
 def test_few_rois_are_divided_for_all_threads(rng, planned_with, divisions):
@@ -100,8 +98,8 @@ def test_few_rois_are_divided_for_all_threads(rng, planned_with, divisions):
     features = random_features(rng, SHAPE, np.float32)
     with planned_with(_cpu_plan, SERIAL_WORK=0):
         roi_align(features, np.array([[0, 1, 2, 20, 30]]), (8, 3), 1.0, 2)
-    found = divisions[0][0]
-    assert found[at.THREADS] > 1 and found[at.CHUNKS] == 1 and found[at.PARTS] > 1
+    found, cut = divisions[0][:2]
+    assert found[at.THREADS] > 1 and cut["chunk_count"] == 1 and cut["parts"] > 1
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -110,7 +108,7 @@ def test_a_gradient_has_a_chunk_for_each_image(rng, divisions, shape):
     rois = rois[rois[:, 0] != 2]  # an image without RoIs
     grad = random_features(rng, (len(rois), 16, 3, 3), np.float32)
     roi_align_backward(grad, rois, shape, 1.0, 1, validate=False)
-    [(found, tables, first_rows)] = divisions
+    [(found, _, tables, first_rows)] = divisions
     images, chunks = tables["table_images"], tables["chunks"]
     for image in range(shape[0]):
         rows = tables["order"][chunks[image] : chunks[image + 1]]

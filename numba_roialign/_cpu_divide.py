@@ -1,0 +1,151 @@
+"""How the CPU divides a batch of RoIs into tasks: see `_cpu_tasks`.
+
+A task is a chunk of RoIs, on a block of channels, for some of their rows of bins. Every output is
+computed within one task in one order: results do not depend on the number of threads.
+
+The dividing is compiled too: between two kernels, Python and NumPy's sorting took 80 to 120 us.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+from . import _cpu_found as at
+from ._cpu_job import INLINED
+
+TASKS_PER_THREAD = 4
+# What rows are sorted by at a time: a map of as many rows is sorted at once.
+DIGIT_BITS = 12
+DIGIT = (1 << DIGIT_BITS) - 1
+
+
+@njit(**INLINED)
+def join(found, threads):
+    """Join what the threads have found in the line of the first."""
+    for line in range(at.END, threads * at.END, at.END):
+        for k in range(at.INVALID, at.FIRST_INVALID):
+            found[k] += found[line + k]
+        for k in range(at.FIRST_INVALID, at.HIGH):
+            found[k] = min(found[k], found[line + k])
+        for k in range(at.HIGH, at.THREADS):
+            found[k] = max(found[k], found[line + k])
+
+
+@njit(**INLINED)
+def sort(keys, step, most, rows, spare, count, ends):
+    """Sort rows by ``keys[step * row]``, 0 to `most`, digit by digit.
+
+    Rows with the same key keep their order.
+    """
+    shift = 0
+    while most >> shift > 0:
+        digits = min(most >> shift, DIGIT) + 1
+        for digit in range(digits + 1):
+            ends[digit] = 0
+        for i in range(count):
+            ends[(keys[step * rows[i]] >> shift & DIGIT) + 1] += 1
+        for digit in range(digits):
+            ends[digit + 1] += ends[digit]
+        for i in range(count):
+            digit = keys[step * rows[i]] >> shift & DIGIT
+            spare[ends[digit]] = rows[i]  # so far, `ends` says where the digit's next row goes
+            ends[digit] += 1
+        for i in range(count):
+            rows[i] = spare[i]
+        shift += DIGIT_BITS
+
+
+@njit(**INLINED)
+def put_in_order(job):
+    """Put the rows that can be pooled in the order of their images, each image's by first row.
+
+    A map's row is then packed once, just ahead of its use. Returns how many rows there are.
+    """
+    images, order, spare, ends, count = job.table_images, job.order, job.chunks, job.ends, 0
+    for row in range(job.rows):
+        if images[row] >= 0:
+            order[count] = row
+            count += 1
+    sort(job.spans, 4, job.height - 1, order, spare, count, ends)
+    sort(images, 1, job.images - 1, order, spare, count, ends)
+    return count
+
+
+@njit(**INLINED)
+def cut(job, count, most_bins, threads):
+    """Cut `count` rows of the order into tasks, few but enough to keep every thread busy.
+
+    They are cut into chunks, each of one image, and their rows of bins into parts: chunks first,
+    since the parts of one RoI read rows in common. A part has at most `most_bins` rows of bins.
+    `chunks` says where they begin and end.
+    """
+    chunks, order, row_images, bins = job.chunks, job.order, job.table_images, job.output_height
+    images, image = 0, -1
+    for i in range(count):
+        images += row_images[order[i]] != image
+        image = row_images[order[i]]
+    wanted = -(-TASKS_PER_THREAD * threads // job.blocks) if threads > 1 else 1
+    pieces = -(-wanted // max(images, 1))
+    chunk, first = 0, 0
+    chunks[0] = 0
+    while first < count:
+        last = first + 1
+        while last < count and row_images[order[last]] == row_images[order[first]]:
+            last += 1
+        most = min(pieces, last - first)
+        for k in range(most):
+            chunk += 1
+            chunks[chunk] = first + (last - first) * (k + 1) // most
+        first = last
+    parts = -(-bins // most_bins)
+    if threads > 1 and chunk > 0:
+        parts = max(parts, min(bins, -(-wanted // chunk)))
+    if chunk == 0:
+        job.blocks = 0  # no task
+    job.chunk_count, job.parts, job.task_rows = max(chunk, 1), parts, bins
+
+
+def divide(thread, job):
+    """Divide a batch to pool, whose tables are filled."""
+    found = job.found
+    join(found, job.threads)
+    taps, alone = found[at.TAPS], found[at.ALONE]
+    common = (found[at.BOTTOM] - found[at.TOP]) * (found[at.RIGHT] - found[at.LEFT])
+    common *= found[at.HIGH] - found[at.LOW] + 1
+    apart = alone < job.apart_reads * common
+    # Where what RoIs have in common is packed, sparse ones find it so.
+    splits = found[at.SPARSE] > 0 and (apart or not job.packs)
+    count = put_in_order(job)
+    results = job.rows * job.output_height * job.output_width
+    work = job.channels * max(taps, alone, results)
+    threads = 1 if work < job.serial_work else job.most_threads
+    job.work, job.blocks, most_bins = job.dense_work, job.dense_blocks, job.most_bins
+    if apart:
+        job.work, job.blocks, most_bins = job.apart_work, job.apart_blocks, job.apart_most_bins
+    if splits:
+        most_bins = min(most_bins, job.sparse_most_bins)
+    job.splits = splits
+    cut(job, count, most_bins, threads)
+    job.streams = job.may_stream and job.parts == 1
+    found[at.THREADS], found[at.SPLIT], found[at.APART] = threads, splits, apart
+    found[at.DENSE] = count - splits * found[at.SPARSE]
+    job.counter[0] = 0
+
+
+def divide_by_image(thread, job):
+    """Divide a batch whose gradient is computed: into a chunk for each image, and bands."""
+    found, threads = job.found, job.most_threads
+    join(found, job.threads)
+    count = put_in_order(job)
+    chunks, order, row_images, end = job.chunks, job.order, job.table_images, 0
+    chunks[0] = 0
+    for image in range(job.images):
+        while end < count and row_images[order[end]] == image:
+            end += 1
+        chunks[image + 1] = end
+    job.work, job.blocks, job.splits, job.streams = job.dense_work, job.dense_blocks, 0, 0
+    job.chunk_count, job.task_rows = job.images, job.height
+    parts = -(-TASKS_PER_THREAD * threads // (job.blocks * job.images))
+    job.parts = max(job.bands, min(job.height, parts))
+    found[at.THREADS], found[at.SPLIT], found[at.APART], found[at.DENSE] = threads, 0, 0, 1
+    job.counter[0] = 0
