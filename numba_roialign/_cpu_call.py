@@ -76,7 +76,6 @@ class Workspace:
         self.fields = memoryview(self.job).cast("B")
         self.rois = self.table("rois", 5 * layout.rows).view(np.float64).reshape(-1, 5)
         self.found = memoryview(self.table("found", at.END))
-        self.counter = memoryview(self.table("counter", 1))
 
     def know(self, schedules, layout, found):
         """Write where the machine code lies that a batch needs; it may be compiled for that."""
