@@ -41,7 +41,7 @@ MOST_LANES = int(os.environ.get("NUMBA_ROIALIGN_LANES", "64"))
 LANE_BYTES = 128
 # With more pixels half a vector in either layout, since packed rows of a large map leave the cache:
 # with a whole one a box of all of a 200 x 304 map took 1.3 times as long; mixed_adaptive, channels
-# last, took 1.1 to 1.3, and 2.7 with two.
+# last, took 1.04 to 1.3, and 2.7 with two.
 LARGE_MAP = 1 << 14
 # The same for RoIs that have few pixels in common, whose scratch is a line, unless that is so long
 # that it takes more than packed rows may.
