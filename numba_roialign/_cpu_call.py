@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Workspace:
         self.memory = aligned_empty((JOB_BYTES + size,))
         self.address = address_of(self.memory)
         self.job = self.memory[: 8 * len(POSITIONS)].view(np.int64)
-        self.layout = None
+        self.layout: Any = None  # until it is laid out
 
     @classmethod
     def borrow(cls, layout):
@@ -77,12 +77,12 @@ class Workspace:
         self.rois = self.table("rois", 5 * layout.rows).view(np.float64).reshape(-1, 5)
         self.found = memoryview(self.table("found", at.END))
 
-    def know(self, schedules, layout, found):
+    def know(self, schedules, found):
         """Write where the machine code lies that a batch needs; it may be compiled for that."""
         for name, schedule in schedules.needed(found).items():
             address = schedule.compiled.address
             # in the layout too, for later calls that start from it
-            self.job[POSITIONS[name]] = layout.job[POSITIONS[name]] = address
+            self.job[POSITIONS[name]] = self.layout.job[POSITIONS[name]] = address
             if name != "sparse_work":
                 self.job[POSITIONS["work"]] = address
 
@@ -102,7 +102,7 @@ class Call:
     def __init__(self, plan, features, rois, out, threads, argmax=None):
         self.plan, self.rois, self.threads = plan, rois, threads
         self.arrays = features, out, argmax  # kept while other threads may work on them
-        self.layout = layout = layout_of(plan, len(rois), threads)
+        layout = layout_of(plan, len(rois), threads)
         self.workspace = workspace = Workspace.borrow(layout)
         out_address = address_of(out)
         argmax_address = 0 if argmax is None else address_of(argmax)
@@ -137,7 +137,7 @@ class Call:
 
     def compute(self, found):
         """Compute the batch in the tables."""
-        self.workspace.know(self.plan.schedules, self.layout, found)
+        self.workspace.know(self.plan.schedules, found)
         run(typeless(run_tasks), found[at.THREADS], self.workspace.address, self)
 
     def note_invalid(self, start, found):

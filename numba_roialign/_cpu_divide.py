@@ -100,9 +100,7 @@ def cut(job, count, most_bins, threads):
     parts = -(-bins // most_bins)
     if threads > 1 and chunk > 0:
         parts = max(parts, min(bins, -(-wanted // chunk)))
-    if chunk == 0:
-        job.blocks = 0  # no task
-    job.chunk_count, job.parts, job.task_rows = max(chunk, 1), parts, bins
+    job.chunk_count, job.parts, job.task_rows = chunk, parts, bins
 
 
 def divide(thread, job):

@@ -7,7 +7,7 @@ from numba import njit
 
 from . import _kernels
 from ._cpu_job import INLINED, array_at, sample_tables, strides_in, strides_out
-from ._cpu_tasks import task_of
+from ._cpu_tasks import channels_of, task_of
 from ._kernels import Strides
 from ._lanes import view
 
@@ -46,8 +46,8 @@ def pool_bins(job, y_samples, x_samples, row, first_channel, last_channel, first
 
 def work(thread, job):
     """Pool a task."""
-    blocks, channels, task = job.blocks, job.channels, task_of(thread, job)
+    task = task_of(thread, job)
     y_samples, x_samples = sample_tables(job)
-    first, last = task.block * channels // blocks, (task.block + 1) * channels // blocks
+    first, last = channels_of(job, task.block)
     for i in range(task.begin, task.end):
         pool_bins(job, y_samples, x_samples, job.order[i], first, last, task.low, task.high)

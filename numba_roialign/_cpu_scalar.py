@@ -7,7 +7,7 @@ from numba import njit
 
 from . import _kernels
 from ._cpu_job import INLINED, array_at, axis_tables, strides_in, strides_out
-from ._cpu_tasks import task_of
+from ._cpu_tasks import channels_of, task_of
 from ._lanes import view
 
 average_at = njit(**INLINED)(_kernels.average_at)
@@ -32,7 +32,7 @@ def pool_bins(job, row, first_channel, last_channel, share):
 
 def work(thread, job):
     """Pool a task."""
-    blocks, channels, task = job.blocks, job.channels, task_of(thread, job)
-    first, last = task.block * channels // blocks, (task.block + 1) * channels // blocks
+    task = task_of(thread, job)
+    first, last = channels_of(job, task.block)
     for i in range(task.begin, task.end):
         pool_bins(job, job.order[i], first, last, (task.low, task.high))

@@ -13,7 +13,7 @@ from numba import njit
 
 from . import _kernels, _taps
 from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
-from ._cpu_tasks import task_of
+from ._cpu_tasks import channels_of, task_of
 from ._lanes import lines_of, tile, view, zero_of
 
 average = njit(**INLINED)(_kernels.average)
@@ -90,8 +90,7 @@ def work(thread, job):
     """
     strides, out_strides, task = strides_in(job), strides_out(job), task_of(thread, job)
     single = job.output_width == 1 and task.high - task.low == 1
-    first = task.block * job.channels // job.blocks
-    last = (task.block + 1) * job.channels // job.blocks
+    first, last = channels_of(job, task.block)
     for i in range(task.begin, task.end):
         row = job.order[i]
         image = job.table_images[row] * strides.image

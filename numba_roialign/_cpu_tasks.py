@@ -47,6 +47,12 @@ def first_channel(job, block):
     return max(0, min(block * lanes, job.channels - lanes))
 
 
+@njit(**INLINED)
+def channels_of(job, block):
+    """Return the first and the end of a block's channels, where no lanes hold them."""
+    return block * job.channels // job.blocks, (block + 1) * job.channels // job.blocks
+
+
 def run_tasks(thread, job):
     """Run tasks until none is left, each by the schedule of its RoIs.
 
@@ -57,12 +63,13 @@ def run_tasks(thread, job):
     order, sparse_rows, chunks = job.order, job.sparse_rows, job.chunks
     parts, chunk_count, rows = job.parts, job.chunk_count, job.task_rows
     splits, dense, sparse = job.splits, job.work, job.sparse_work
+    count = job.blocks * chunk_count * parts
     while True:
         task = fetch_add(job.counter, 1)
+        if task >= count:
+            break
         part, place = task % parts, task // parts
         chunk, block = place % chunk_count, place // chunk_count
-        if block >= job.blocks:
-            break
         found[line + at.BLOCK], found[line + at.IMAGE] = block, chunk
         found[line + at.FIRST_ROW] = part * rows // parts
         found[line + at.LAST_ROW] = (part + 1) * rows // parts
