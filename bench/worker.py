@@ -74,6 +74,15 @@ class Server:
             "peak_bytes": memory.peak(),
         }
 
+    def repeat(self, calls):
+        """Return the largest difference of the whole results of some calls from the first."""
+        first, largest = np.array(self.implementation.array(self.call())), 0.0
+        for _ in range(calls - 1):
+            again = self.implementation.array(self.call())
+            if not np.array_equal(again, first):
+                largest = max(largest, float(np.abs(again - first).max()))
+        return {"difference": largest}
+
 
 def without_folders(text):
     """Return a text with the folders of this machine left out of its paths."""

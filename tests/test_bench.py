@@ -51,6 +51,22 @@ class Choosy(PlainNumpy):
         return super().prepare(problem)
 
 
+class Unsteady(PlainNumpy):
+    """Has its last box wrong in one call of five, as where threads race."""
+
+    def prepare(self, problem):
+        call, made = super().prepare(problem), 0
+
+        def sometimes_wrong():
+            nonlocal made
+            made += 1
+            result = call()
+            result[-1] += made % 5 == 0
+            return result
+
+        return sometimes_wrong
+
+
 class WrongGradient(Ours):
     """Misplaces every sample by half a pixel, and only in the gradient."""
 
@@ -114,6 +130,16 @@ def test_a_wrong_implementation_is_refused(run):
         result = workload["results"]["wrong"]
         assert result["wrong"]
         assert "seconds" not in result
+
+
+def test_an_implementation_that_is_wrong_now_and_then_is_refused():
+    effort = rig.Effort(rounds=2, round_seconds=0.2, fewest_rounds=2)
+    with rig.Rig([local("Unsteady"), *named("numpy")], 1, effort, first_use=False) as workers:
+        results = workers.measure(TINY)["results"]
+    assert results["numpy"]["seconds"]
+    assert results["unsteady"]["wrong"]
+    assert results["unsteady"]["skipped"] == "wrong: calls differ by 1.0e+00"
+    assert "seconds" not in results["unsteady"]
 
 
 def test_a_process_that_ends_is_reported_and_harms_no_other_workload():
