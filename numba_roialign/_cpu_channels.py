@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from . import _kernels, _taps
-from ._cpu_job import CONTRACTED, INLINED, axis_tables
+from ._cpu_job import INLINED, INLINED_BY_LLVM, axis_tables
 from ._cpu_results import write
 from ._cpu_tables import pixel_span
 from ._cpu_tasks import first_channel, task_of
@@ -75,9 +75,7 @@ def pack(job, origin, to, pixels):
                 target[to + p * lanes + k] = source[element]
 
 
-# By itself, for LLVM to inline: Numba copies what it inlines at each level, and with all inlined so
-# the schedule took 5 s to compile instead of 4.4.
-@njit(forceinline=True, **CONTRACTED)
+@njit(**INLINED_BY_LLVM)
 def pack_rows(job, origin, columns, to, rows):
     """Copy rows of `columns` pixels of a block's planes to scratch, where they lie end to end."""
     if job.in_row == columns * job.in_column:  # and in the map they do too

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from . import _kernels, _taps
-from ._cpu_job import INLINED, axis_tables
+from ._cpu_job import INLINED, INLINED_BY_LLVM, axis_tables
 from ._cpu_results import write
 from ._cpu_tasks import first_channel, task_of
 from ._lanes import view, zero_of
@@ -47,7 +47,7 @@ def scratch_size(bins, width, piece):
     return max(LINE, piece) + min(bins, most_rows(width, piece)) * width * piece
 
 
-@njit(**INLINED)
+@njit(**INLINED_BY_LLVM)
 def sum_rows(job, plane, blocks, rows, pixels, first, last, line):
     """Sum the rows of the columns ``pixels[first:last]``, a few rows at a time, into a line."""
     lanes, row_stride = len(job.tag), np.uintp(job.in_row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ._cpu_job import INLINED, strides_out
+from ._cpu_job import INLINED, INLINED_BY_LLVM, strides_out
 from ._lanes import stream, tile, view
 
 
@@ -71,7 +71,7 @@ def copy_around_caches(job, staging, at, count):
         one_out[k] = one[k]
 
 
-@njit(**INLINED)
+@njit(**INLINED_BY_LLVM)
 def write(job, cells, staging, at, rows, width):
     """Write rows of `width` bins of a block of channels to the output, from element `at` on."""
     stride = job.out_channel

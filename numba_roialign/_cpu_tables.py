@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 from . import _cpu_found as at
@@ -48,6 +49,7 @@ def survey(thread, job):
     images, spans, sparse_rows = job.table_images, job.spans, job.sparse_rows
     y_taps, x_taps = axis_tables(job)
     bins, width, limit = job.output_height, job.output_width, job.sparse
+    none = np.intp(0)  # for a literal 0 `pixel_span` would be compiled once more
     invalid, first_invalid, sparse, taps, alone = 0, job.rows, 0, 0, 0
     low, high, top, bottom, left, right = job.images, -1, job.height, 0, job.width, 0
     first, last = share_of(thread, job)
@@ -58,8 +60,8 @@ def survey(thread, job):
             invalid += 1
             first_invalid = min(first_invalid, row)
             continue
-        y0, y1 = pixel_span(y_taps, row, 0, bins)
-        x0, x1 = pixel_span(x_taps, row, 0, width)
+        y0, y1 = pixel_span(y_taps, row, none, bins)
+        x0, x1 = pixel_span(x_taps, row, none, width)
         span = 4 * row
         spans[span], spans[span + 1], spans[span + 2], spans[span + 3] = y0, y1, x0, x1
         y = y_taps.bounds[row, bins] - y_taps.bounds[row, 0]
