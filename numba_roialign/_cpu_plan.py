@@ -117,14 +117,55 @@ def typeless(function):
     return compiled(function, types.float32, types.float32, types.float32, 1)
 
 
-def shared_numbers(source, target, sampling, convention, **fields):
-    """Return the numbers that every plan has: strides, geometry and some fields of its own."""
-    return numbers_of(
+def plan_of(
+    kinds, source, target, channels, sampling, convention, schedules, fill, divide, mode, layout,
+    *, batch_bytes, turned=False, can_stream=False, staging_size=0, numbers_size=0, **fields,
+):  # fmt: skip
+    """Return a plan; `source` and `target` are strides, and `fields` further ones of the job.
+
+    `fill` and `divide` are not compiled yet.
+    """
+    capacity = tap_capacity if mode == AVERAGE else sample_capacity
+    capacities = (
+        capacity(sampling.output_height, sampling.samples_y, sampling.height),
+        capacity(sampling.output_width, sampling.samples_x, sampling.width),
+    )
+    # Not contracted: multiply and add must not fuse in the geometry, where it would decide an
+    # adaptive grid otherwise than the peers do.
+    fill = compiled(fill, *[kinds.number] * 3, 1, contracted=False)
+    divide = typeless(divide)
+    tables = tables_of(sampling, capacities, kinds.number_bytes, mode != AVERAGE, turned)
+    numbers = numbers_of(
         **{f"in_{name}": stride for name, stride in source._asdict().items()},
         **{f"out_{name}": stride for name, stride in target._asdict().items()},
         **sampling._asdict(),
         **convention._asdict(),
+        **schedules.fields(),
         **fields,
+        fill=fill.address,
+        divide=divide.address,
+        channels=channels,
+        channels_last=layout == "NHWC",
+        mode=mode,
+        staging_size=staging_size,
+        numbers_size=numbers_size,
+    )
+    return Plan(
+        numbers=numbers,
+        fill=fill,
+        divide=divide,
+        schedules=schedules,
+        tables=tables,
+        batch_bytes=batch_bytes,
+        channels=channels,
+        sampling=sampling,
+        y_capacity=capacities[0],
+        x_capacity=capacities[1],
+        can_stream=can_stream,
+        scratch_bytes=schedules.scratch_size * kinds.number_bytes,
+        staging_size=staging_size,
+        numbers_size=numbers_size,
+        result_bytes=kinds.result_bytes,
     )
 
 
@@ -138,63 +179,31 @@ def pooling_plan(
     `corner` is that of a slope, or None.
     """
     kinds = Kinds.of(dtype, out_dtype)
-    number_bytes, result_bytes = kinds.number_bytes, kinds.result.bitwidth // 8
     channels = in_order(layout, shape)[1]
-    source = strides_of(layout, shape, strides, kinds.storage.bitwidth // 8)
-    target = strides_of(layout, (1, *out_shape), out_strides, result_bytes)
-    bins, width = sampling.output_height, sampling.output_width
+    source = strides_of(layout, shape, strides, kinds.storage_bytes)
+    target = strides_of(layout, (1, *out_shape), out_strides, kinds.result_bytes)
+    bins = sampling.output_height * sampling.output_width
     if mode == AVERAGE:
         schedules = _cpu_schedules.averaging(kinds, source, channels, sampling)
-        fill, capacity = _cpu_tables.fill, tap_capacity
-        if corner is not None:
-            fill = _cpu_tables.fill_with_slopes
+        fill = _cpu_tables.fill if corner is None else _cpu_tables.fill_with_slopes
     else:
         schedules = _cpu_schedules.maximum(kinds, channels, sampling)
-        fill, capacity = _cpu_tables.fill_with_samples, sample_capacity
-    dense, sparse = schedules.dense, schedules.sparse
-    apart = schedules.apart or dense
-    lanes = dense.lanes, apart.lanes
-    can_stream = schedules.packs and dense.most_bins >= bins
-    can_stream &= whole_lines(target, channels, sampling, min(lanes), result_bytes)
-    staging_size = bins * width * max(lanes) if can_stream and target.channel != 1 else 0
-    scratch_size = max(s.scratch_size for s in (dense, apart, sparse) if s)
-    numbers_size = bins * width * dense.lanes if keeps_argmax and dense.lanes > 1 else 0
-    capacities = (
-        capacity(bins, sampling.samples_y, sampling.height),
-        capacity(width, sampling.samples_x, sampling.width),
-    )
-    # Not contracted: multiply and add must not fuse in the geometry, where it would decide an
-    # adaptive grid otherwise than the peers do.
-    fill = compiled(fill, *[kinds.number] * 3, 1, contracted=False)
-    divide = typeless(_cpu_divide.divide)
-    return Plan(
-        numbers=shared_numbers(
-            source, target, sampling, convention,
-            fill=fill.address, divide=divide.address,
-            sparse=schedules.limit, packs=schedules.packs, apart_reads=schedules.reads,
-            dense_blocks=dense.blocks, most_bins=dense.most_bins,
-            apart_blocks=apart.blocks, apart_most_bins=apart.most_bins,
-            sparse_most_bins=sparse.most_bins if sparse else 0,
-            serial_work=SERIAL_WORK, channels=channels, scratch_size=scratch_size,
-            staging_size=staging_size, numbers_size=numbers_size,
-            window=_cpu_channels.window_of(sampling.height, sampling.width),
-            mode=mode, corner=corner or 0, keeps_argmax=keeps_argmax,
-            channels_last=layout == "NHWC",
-        ),
-        fill=fill,
-        divide=divide,
-        schedules=schedules,
-        tables=tables_of(sampling, capacities, number_bytes, samples=mode != AVERAGE),
+        fill = _cpu_tables.fill_with_samples
+    dense = schedules.dense
+    lanes = dense.lanes, (schedules.apart or dense).lanes
+    can_stream = schedules.packs and dense.most_bins >= sampling.output_height
+    can_stream &= whole_lines(target, channels, sampling, min(lanes), kinds.result_bytes)
+    return plan_of(
+        kinds, source, target, channels, sampling, convention, schedules, fill,
+        _cpu_divide.divide, mode, layout,
         batch_bytes=BATCH_BYTES,
-        channels=channels,
-        sampling=sampling,
-        y_capacity=capacities[0],
-        x_capacity=capacities[1],
         can_stream=can_stream,
-        scratch_bytes=scratch_size * number_bytes,
-        staging_size=staging_size,
-        numbers_size=numbers_size,
-        result_bytes=result_bytes,
+        staging_size=bins * max(lanes) if can_stream and target.channel != 1 else 0,
+        numbers_size=bins * dense.lanes if keeps_argmax and dense.lanes > 1 else 0,
+        window=_cpu_channels.window_of(sampling.height, sampling.width),
+        serial_work=SERIAL_WORK,
+        corner=corner or 0,
+        keeps_argmax=keeps_argmax,
     )  # fmt: skip
 
 
@@ -209,45 +218,18 @@ def gradient_plan(
     Where it is computed in batches, each of which adds to the one before, blocks do not overlap.
     """
     kinds = Kinds.of(dtype, out_dtype)
-    number_bytes, result_bytes = kinds.number_bytes, kinds.result.bitwidth // 8
     channels = in_order(layout, out_shape)[1]
-    source = strides_of(layout, (1, *shape), strides, kinds.storage.bitwidth // 8)
-    target = strides_of(layout, out_shape, out_strides, result_bytes)
-    bins, width = sampling.output_height, sampling.output_width
+    source = strides_of(layout, (1, *shape), strides, kinds.storage_bytes)
+    target = strides_of(layout, out_shape, out_strides, kinds.result_bytes)
     schedule, rows = _cpu_schedules.gradient(kinds, channels, sampling, mode, batched)
-    fill, capacity = _cpu_tables.fill_turned, tap_capacity
-    if mode != AVERAGE:
-        fill, capacity = _cpu_tables.fill_with_samples, sample_capacity
-    capacities = (
-        capacity(bins, sampling.samples_y, sampling.height),
-        capacity(width, sampling.samples_x, sampling.width),
-    )
-    fill = compiled(fill, *[kinds.number] * 3, 1, contracted=False)
-    divide = typeless(_cpu_divide.divide_by_image)
-    return Plan(
-        numbers=shared_numbers(
-            source, target, sampling, convention,
-            fill=fill.address, divide=divide.address, dense_blocks=schedule.blocks,
-            scratch_size=schedule.scratch_size, channels=channels,
-            bands=-(-sampling.height // rows), band_rows=rows,
-            mode=mode, channels_last=layout == "NHWC",
-        ),
-        fill=fill,
-        divide=divide,
-        schedules=Schedules(schedule),
-        tables=tables_of(
-            sampling, capacities, number_bytes, samples=mode != AVERAGE, turned=mode == AVERAGE
-        ),
+    fill = _cpu_tables.fill_turned if mode == AVERAGE else _cpu_tables.fill_with_samples
+    return plan_of(
+        kinds, source, target, channels, sampling, convention, Schedules(schedule), fill,
+        _cpu_divide.divide_by_image, mode, layout,
         batch_bytes=GRADIENT_BATCH_BYTES,
-        channels=channels,
-        sampling=sampling,
-        y_capacity=capacities[0],
-        x_capacity=capacities[1],
-        can_stream=False,
-        scratch_bytes=schedule.scratch_size * number_bytes,
-        staging_size=0,
-        numbers_size=0,
-        result_bytes=result_bytes,
+        turned=mode == AVERAGE,
+        bands=-(-sampling.height // rows),
+        band_rows=rows,
     )  # fmt: skip
 
 

@@ -79,6 +79,14 @@ class Kinds(NamedTuple):
         return cls(storage, TYPES[out_dtype][0], number)
 
     @property
+    def storage_bytes(self):
+        return self.storage.bitwidth // 8
+
+    @property
+    def result_bytes(self):
+        return self.result.bitwidth // 8
+
+    @property
     def number_bytes(self):
         return self.number.bitwidth // 8
 
@@ -119,6 +127,22 @@ class Schedules(NamedTuple):
         if found[at.SPLIT]:
             needed["sparse_work"] = self.sparse
         return needed
+
+    @property
+    def scratch_size(self):
+        """What a thread needs for any of them, in numbers."""
+        return max(s.scratch_size for s in (self.dense, self.apart, self.sparse) if s)
+
+    def fields(self):
+        """Return the fields of a job by which a batch is divided among them."""
+        dense, apart, sparse = self.dense, self.apart or self.dense, self.sparse
+        return {
+            "apart_reads": self.reads, "sparse": self.limit, "packs": self.packs,
+            "dense_blocks": dense.blocks, "apart_blocks": apart.blocks,
+            "most_bins": dense.most_bins, "apart_most_bins": apart.most_bins,
+            "sparse_most_bins": sparse.most_bins if sparse else 0,
+            "scratch_size": self.scratch_size,
+        }  # fmt: skip
 
 
 def fitting_lanes(channels, most):
