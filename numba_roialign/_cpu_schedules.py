@@ -65,6 +65,10 @@ TYPES: dict[str, tuple[types.Number, types.Float]] = {
 }
 
 
+def bytes_of(kind):
+    return kind.bitwidth // 8
+
+
 class Kinds(NamedTuple):
     """Numba's types of a call."""
 
@@ -80,15 +84,15 @@ class Kinds(NamedTuple):
 
     @property
     def storage_bytes(self):
-        return self.storage.bitwidth // 8
+        return bytes_of(self.storage)
 
     @property
     def result_bytes(self):
-        return self.result.bitwidth // 8
+        return bytes_of(self.result)
 
     @property
     def number_bytes(self):
-        return self.number.bitwidth // 8
+        return bytes_of(self.number)
 
 
 @dataclass(frozen=True, eq=False)
