@@ -14,7 +14,9 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from numba.extending import register_jitable
+import numpy as np
+from numba import types
+from numba.extending import overload, register_jitable
 
 # Adaptive samples per bin and axis, none of which may be more: a sample's number in its bin, times
 # four for its corners, then fits an int64.
@@ -85,6 +87,18 @@ class Axis(NamedTuple):
     bins: int
     samples: int  # per bin
     length: int  # of the map
+
+
+def real(number):
+    """Return an integer as a float64, and another number as it is."""
+    return float(number) if isinstance(number, (int, np.integer)) else number
+
+
+@overload(real)
+def _real(number):
+    if isinstance(number, types.Integer):
+        return lambda number: float(number)
+    return lambda number: number
 
 
 @compilable()
@@ -166,6 +180,13 @@ def axis_of(low, high, scale, bins, samples, most, length, convention, zero):
 
 
 @compilable()
+def skips(x1, x2, convention):
+    """Say whether a convention pools zeros from a box, whatever else the box is."""
+    T = type(x1)
+    return convention.skip_lines and abs(x1) < T(1e-3) and abs(x2) < T(1e-3)
+
+
+@compilable()
 def locate(rois, n, sampling, convention, zero):
     """Return the image and the two axes of RoI `n`; image -1 marks a row that cannot be pooled."""
     T = type(sampling.scale_y)
@@ -181,6 +202,6 @@ def locate(rois, n, sampling, convention, zero):
     )  # fmt: skip
     if y.samples < 0 or x.samples < 0:
         image = -1
-    if convention.skip_lines and abs(x1) < T(1e-3) and abs(x2) < T(1e-3):
+    if skips(x1, x2, convention):
         x = Axis(x.start, x.bin_size, x.bins, 0, x.length)
     return image, y, x

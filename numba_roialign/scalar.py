@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ._geometry import LARGEST_GRID, Convention, axis_of, compilable
+from ._geometry import LARGEST_GRID, Convention, axis_of, compilable, real, skips
 from ._taps import lean, samples_of
 
 __all__ = ["pooled_value"]
@@ -57,8 +57,9 @@ def pooled_value(
     output_size : (int, int)
         Bins per box: pooled height and width.
     spatial_scale : float
-        Feature-map pixels per image pixel. Its type is the type computed in and returned: pass
-        ``np.float32(0.25)`` to a CUDA kernel that should hold no float64 instruction.
+        Feature-map pixels per image pixel. Its type is the type computed in and returned, float64
+        for an integer: pass ``np.float32(0.25)`` to a CUDA kernel that should hold no float64
+        instruction.
     sampling_ratio : int
         Samples per bin and axis; zero or less is adaptive.
     convention : Convention
@@ -88,19 +89,22 @@ def pooled_value(
     >>> brightest(np.arange(16.0).reshape(1, 1, 4, 4), (0.0, 0.0, 4.0, 4.0))
     12.5
     """
-    T = type(spatial_scale)
+    scale = real(spatial_scale)
+    T = type(scale)
     zero = T(0)
     height, width = features.shape[2], features.shape[3]
     y_axis = axis_of(
-        T(box[1]), T(box[3]), spatial_scale, output_size[0], sampling_ratio, LARGEST_GRID,
+        T(box[1]), T(box[3]), scale, output_size[0], sampling_ratio, LARGEST_GRID,
         height, convention, zero,
     )  # fmt: skip
     x_axis = axis_of(
-        T(box[0]), T(box[2]), spatial_scale, output_size[1], sampling_ratio, LARGEST_GRID,
+        T(box[0]), T(box[2]), scale, output_size[1], sampling_ratio, LARGEST_GRID,
         width, convention, zero,
     )  # fmt: skip
     if y_axis.samples < 0 or x_axis.samples < 0:
         return zero * T(float("nan"))
+    if skips(T(box[0]), T(box[2]), convention):
+        return zero
     y_step = y_axis.bin_size / T(max(y_axis.samples, 1))
     x_step = x_axis.bin_size / T(max(x_axis.samples, 1))
     top, first_row, last_row = samples_of(y_axis, bin_index[0], y_step)

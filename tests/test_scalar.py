@@ -35,11 +35,24 @@ def pool_mindspore(features, rois, scale, samples, out):
 @pytest.mark.parametrize("compiled", [True, False])
 def test_it_is_the_operator(rng, samples, compiled):
     features, rois = case(rng)
+    rois[0, [1, 3]] = 0  # a line, which MindSpore skips
     out = np.empty((4, 3, 2, 3))
     pool = pool_mindspore if compiled else pool_mindspore.py_func
     pool(features, rois, np.float64(0.5), samples, out)
     expected = roi_align(features, rois, (2, 3), 0.5, samples, convention="mindspore_1")
     assert_allclose(out, expected, atol=1e-12)
+    assert not out[0].any()
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("scale", [1, np.int32(1)])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_scale_that_is_an_integer(rng, scale, compiled):
+    features, rois = case(rng)
+    out = np.empty((4, 3, 2, 3))
+    pool = pool_mindspore if compiled else pool_mindspore.py_func
+    pool(features, rois, scale, 2, out)
+    assert_allclose(out, roi_align(features, rois, (2, 3), 1, 2, convention="mindspore_1"))
 
 
 @njit(parallel=True)
