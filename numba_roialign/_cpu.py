@@ -8,7 +8,7 @@ from . import _cpu_plan
 from ._cpu_call import Call
 from ._cpu_plan import gradient_plan, pooling_plan
 from ._cpu_threads import usable_threads
-from ._flat import c_strides, in_place, is_in_place, place_for, plain
+from ._flat import c_strides, in_place, is_in_place, place_for, plain, stacked_dtype
 from ._halves import narrowed, widened
 from ._kernels import AVERAGE
 from ._memory import empty_result
@@ -20,7 +20,9 @@ SLOPE_BYTES = 16 << 20
 def stack_boxes(boxes, queue=None):
     """Return per-image boxes as one array, an image index before each box."""
     images = np.repeat(np.arange(len(boxes)), [len(box) for box in boxes])
-    return np.column_stack([images, np.concatenate(boxes)])
+    rois = np.empty((len(images), 5), stacked_dtype(boxes))
+    rois[:, 0], rois[:, 1:] = images, np.concatenate(boxes)
+    return rois
 
 
 def join_boxes(images, boxes, queue=None):

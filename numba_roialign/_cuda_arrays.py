@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 from numba import config, cuda
 
-from ._flat import element_strides, flat_view, in_order, interface_of, reach
+from ._flat import element_strides, flat_view, in_order, interface_of, reach, stacked_dtype
 from ._kernels import Strides
 
 THREADS_PER_BLOCK = 128
@@ -129,8 +129,7 @@ def stack_boxes(boxes, queue):
     """Return per-image boxes as one device array, an image index before each box."""
     boxes = [as_numba(box) for box in boxes]
     count = sum(box.shape[0] for box in boxes)
-    dtype = np.result_type(np.float32, *(box.dtype for box in boxes))
-    rois = queue.empty((count, 5), dtype)
+    rois = queue.empty((count, 5), stacked_dtype(boxes))
     first = 0
     for image, box in enumerate(boxes):
         if box.shape[0]:

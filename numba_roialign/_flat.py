@@ -134,3 +134,9 @@ def place_for(out):
 
 def _is_flat(array) -> bool:
     return is_in_place(array.shape, array.strides, array.dtype, array.flags.aligned)
+
+
+def stacked_dtype(arrays):
+    """Return the dtype of boxes from several arrays: theirs, unless it cannot count images."""
+    joined = np.result_type(*(array.dtype for array in arrays))
+    return joined if joined.itemsize >= 4 else np.dtype(np.float32)

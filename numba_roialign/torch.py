@@ -115,8 +115,11 @@ def stacked(rois, features):
         return rois
     if not rois:
         return features.new_empty((0, 5))
-    images = [torch.full_like(boxes[:, :1], image) for image, boxes in enumerate(rois)]
-    return torch.cat([torch.cat(images), torch.cat(list(rois))], dim=1)
+    boxes = torch.cat(list(rois))
+    if boxes.element_size() < 4:  # which would round the numbers of images
+        boxes = boxes.float()
+    images = [boxes.new_full((len(theirs), 1), image) for image, theirs in enumerate(rois)]
+    return torch.cat([torch.cat(images), boxes], dim=1)
 
 
 def empty(shape, like):

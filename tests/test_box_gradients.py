@@ -83,6 +83,15 @@ def one_box(target, plane, box, *arguments, **keywords):
     return target.numpy(roi_align_box_backward(grad, features, rois, *arguments, **keywords))[0]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+def test_gradients_of_a_list_of_boxes_are_as_of_an_array(target, rng, dtype):
+    features = target.array(random_features(rng, (2, 3, 6, 7), np.float32))
+    boxes = [np.array([(1, 1, 4, 4)], dtype), np.zeros((0, 4), dtype)]
+    grad = target.array(np.ones((1, 3, 2, 2), np.float32))
+    gradient = roi_align_box_backward(grad, features, [target.array(b) for b in boxes])
+    assert target.numpy(gradient).dtype == ("float64" if dtype == "float64" else "float32")
+
+
 def test_a_kink_takes_the_slope_to_its_right(target):
     plane = np.tile([0.0, 1.0, 5.0, 5.0], (4, 1))
     # one sample, at x = 1: a slope of 1 to its left and of 4 to its right, half for each corner

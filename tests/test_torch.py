@@ -187,6 +187,14 @@ def test_lists_argmax_and_errors(rng):
         roi_align(features, rois, 2, return_argmax=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.uint8])
+def test_lists_of_narrow_boxes_keep_the_numbers_of_images(dtype):
+    images = 2100  # float16 counts to 2048, bfloat16 and uint8 to 256
+    features = torch.arange(float(images)).reshape(images, 1, 1, 1)
+    boxes = [torch.tensor([[0, 0, 1, 1]], dtype=dtype)] * images
+    assert_array_equal(roi_align(features, boxes, 1).flatten(), torch.arange(float(images)))
+
+
 def test_the_operator_on_arrays_refuses_to_lose_a_gradient(rng):
     features, rois = case(rng, torch.float32)
     with pytest.raises(TypeError, match=r"numba_roialign\.torch"):
