@@ -52,7 +52,7 @@ class Queue:
         shape, dtype = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype)
         size = max(1, math.prod(shape) * dtype.itemsize)
         if self.workspace is not None:
-            return self.workspace.empty(shape, dtype, size, self.allocate, typed)
+            return self.workspace._empty(shape, dtype, size, self.allocate, typed)
         return typed(self.allocate(size), shape, dtype)
 
 
@@ -73,5 +73,6 @@ def queue_for(family, x, stream, workspace):
         raise TypeError(f"workspace must be a Workspace, got {workspace!r:.60}")
     handle = family.stream(x) if stream is None else handle_of(stream)
     given = None if stream is None else handle
-    with on_device(family.device(x)), family.allocating(x, given), workspace or nullcontext():
+    serving = workspace._serving() if workspace else nullcontext()
+    with on_device(family.device(x)), family.allocating(x, given), serving:
         yield Queue(handle, lambda size: family.empty((size,), x, "uint8"), workspace)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -49,16 +50,18 @@ class Workspace:
     def nbytes(self) -> int:
         return sum(size for size, _ in self._memory)
 
-    def __enter__(self) -> Workspace:
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        """Return a context for one call, which takes its arrays from the first on."""
         if not self._lock.acquire(blocking=False):
             raise RuntimeError("a Workspace serves one call at a time: give each thread its own")
         self._taken = 0
-        return self
+        try:
+            yield
+        finally:
+            self._lock.release()
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def empty(
+    def _empty(
         self,
         shape: tuple[int, ...],
         dtype: Any,

@@ -146,12 +146,12 @@ def test_two_threads_in_one_workspace():
 
     def enter():
         try:
-            with workspace:
+            with workspace._serving():
                 pass
         except RuntimeError as error:
             told.append(str(error))
 
-    with workspace:
+    with workspace._serving():
         thread = threading.Thread(target=enter)
         thread.start()
         thread.join()
