@@ -105,6 +105,13 @@ def test_run_mindspore(folder, mode, ratio):
     np.testing.assert_array_equal(np.load("output.npy"), direct)
 
 
+def test_run_other_conventions_modes_and_layouts(folder):
+    options = {"convention": "openvino_half_pixel", "mode": "max", "layout": "NHWC"}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    assert run("--batch", "4", *words) == 0
+    np.testing.assert_array_equal(np.load("output.npy"), expected(**options))
+
+
 def test_run_bfloat16(folder):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     features = np.load("features.npy").astype(ml_dtypes.bfloat16)
@@ -233,6 +240,10 @@ def test_run_without_tqdm(folder, capsys, monkeypatch):
     "options",
     [
         ["--output-size", "0"],
+        ["--output-size", "3", "features.npy"],
+        ["--output-size", "3", "--aligned", "--convention", "mindspore_1"],
+        ["--output-size", "3", "--convention", "nobody"],
+        ["--output-size", "3", "--layout", "CHW"],
         ["--output-size", "3", "4", "5"],
         ["--output-size", "3", "--aligned", "--mindspore", "1"],
         ["--output-size", "3", "--mindspore", "2"],

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from numba_roialign import CONVENTIONS
+from numba_roialign._arguments import MODES
+from numba_roialign._flat import LAYOUTS
 from numba_roialign.cli._errors import CommandError, check_output_path, import_extra
 
 DEFAULT_BATCH_BYTES = 64 * 2**20
@@ -45,7 +48,7 @@ def add_parser(subparsers):
         "--output-size",
         metavar=("H", "W"),
         nargs="+",
-        type=_positive_int,
+        type=_bins,
         action=_OutputSize,
         required=True,
         help="height and width of each pooled map, or one number for both",
@@ -71,11 +74,30 @@ def add_parser(subparsers):
         help="shift the boxes by half a feature pixel, pixel centres being at .5",
     )
     convention.add_argument(
+        "--convention",
+        metavar="NAME",
+        choices=CONVENTIONS,
+        help="pool as another system does: " + ", ".join(CONVENTIONS),
+    )
+    convention.add_argument(
         "--mindspore",
         metavar="MODE",
         type=int,
         choices=(0, 1),
         help="pool as MindSpore's ROIAlign with roi_end_mode MODE (0 or 1)",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default="avg",
+        help="what a bin takes of its samples: the average (default), the largest, or the largest "
+        "weighted corner as ONNX defines it",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="NCHW",
+        help="the order of both files' axes: channels first (default) or last",
     )
     parser.add_argument(
         "--bfloat16",
@@ -109,14 +131,19 @@ class _OutputSize(argparse.Action):
 
 
 def _positive_int(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text}")
+    return int(text)
+
+
+def _bins(text):
+    try:
+        return _positive_int(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; put it after the file names") from None
 
 
 def run(arguments):
-    tqdm = import_extra("tqdm").tqdm
     _check_paths(arguments)
     # Each batch maps its part of the files anew: pages of earlier batches then leave the process,
     # whose memory stays that of one batch.
@@ -130,14 +157,13 @@ def run(arguments):
     del features
     roi_shape, dtype = empty.shape[1:], empty.dtype
 
-    progress = tqdm(total=num_rois, unit="RoI", file=sys.stderr, disable=arguments.quiet)
     clock = [(0, time.perf_counter())]
-    with _written_whole(arguments.output) as path, progress:
+    with _progress(num_rois, arguments.quiet) as done, _written_whole(arguments.output) as path:
         for start, out in _output_batches(path, (num_rois, *roi_shape), dtype, arguments):
             stop = start + len(out)
             with _user_errors(ValueError, first_row=start):
                 pool(open_features(), _read_rois(arguments.rois, start, stop), out=out)
-            progress.update(len(out))
+            done(len(out))
             # The start, the end of the first batch, which compiles, and the end of the last.
             clock[2:] = []
             clock.append((stop, time.perf_counter()))
@@ -145,6 +171,16 @@ def run(arguments):
     print(f"shape:  {(num_rois, *roi_shape)}")
     print(f"dtype:  {dtype}")
     _print_speed(clock)
+
+
+@contextmanager
+def _progress(num_rois, quiet):
+    """Give a function that is told how many RoIs more are done, and shows it."""
+    if quiet:
+        yield lambda count: None
+    else:
+        with import_extra("tqdm").tqdm(total=num_rois, unit="RoI", file=sys.stderr) as bar:
+            yield bar.update
 
 
 def _print_speed(clock):
@@ -178,7 +214,12 @@ def _pooling(arguments):
             spatial_scale=arguments.spatial_scale,
             sampling_ratio=-1 if ratio is None else ratio,
             aligned=arguments.aligned,
+            convention=arguments.convention,
+            mode=arguments.mode,
+            layout=arguments.layout,
         )
+    if (arguments.mode, arguments.layout) != ("avg", "NCHW"):
+        raise CommandError("--mode and --layout go with --convention, not --mindspore")
     with _user_errors(TypeError, ValueError):
         return ROIAlign(
             *arguments.output_size,
@@ -211,7 +252,7 @@ def _open_npy(path):
 def _open_features(path, bfloat16):
     features = _open_npy(path)
     if features.ndim != 4:
-        raise CommandError(f"{path}: features must have shape (N, C, H, W), not {features.shape}")
+        raise CommandError(f"{path}: features must have four axes, not shape {features.shape}")
     if not features.dtype.isnative:
         # The package would copy such a map whole, and so for every batch.
         raise CommandError(f"{path}: features are byte-swapped ({features.dtype.str})")
