@@ -48,12 +48,17 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Checking them takes 10 us, of a small call's 100.
     """
-    keeping = functools.lru_cache(256, typed=True)(function)
+
+    @functools.lru_cache(256, typed=True)
+    def keeping(pairs: Any, *arguments: Any) -> Any:
+        return function(*arguments)
 
     @functools.wraps(function)
     def answer(*arguments: Any) -> Any:
+        # `typed` does not look into tuples, where 3.0 then passes for a 3 of an earlier call
+        pairs = tuple([type(n) for pair in arguments if type(pair) is tuple for n in pair])
         try:
-            return keeping(*arguments)
+            return keeping(pairs, *arguments)
         except TypeError:  # a list, which no cache holds; or what the checks refuse
             return function(*arguments)
 

@@ -7,11 +7,11 @@ import operator
 
 import numpy as np
 
-from . import conventions
 from ._families import family_of
 from ._flat import LAYOUTS, overlap
 from ._geometry import LARGEST_GRID, Convention
 from ._kernels import AVERAGE, CORNER_MAX, MAX
+from .conventions import CONVENTIONS, TORCHVISION, TORCHVISION_ALIGNED
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 MODES = {"avg": AVERAGE, "max": MAX, "corner_max": CORNER_MAX}
@@ -21,7 +21,7 @@ def describe(x) -> str:
     """Name an argument as an error message should."""
     shape = getattr(x, "shape", None)
     name = type(x).__name__
-    return f"{name} of shape {tuple(shape)}" if shape is not None else f"{name} {x!r:.60}"
+    return f"{name} of shape {tuple(shape)}" if shape else f"{name} {x!r:.60}"
 
 
 def adopted(name, x):
@@ -49,14 +49,19 @@ def integer(name, value, least=None):
     return number
 
 
-def positive(name, value):
-    """Return an argument as a positive, finite float."""
+def real(name, value):
+    """Return an argument as a float; neither a bool nor a text is one."""
     if isinstance(value, (bool, np.bool_, str, bytes)):
         raise TypeError(f"{name} must be a real number, got {value!r}")
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {describe(value)}") from None
+
+
+def positive(name, value):
+    """Return an argument as a positive, finite float."""
+    number = real(name, value)
     if not 0 < number < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {number}")
     return number
@@ -64,7 +69,8 @@ def positive(name, value):
 
 def pair(name, value, check, **options):
     """Return an argument that is one number, or two of them with that of y first, as two."""
-    values = value if isinstance(value, (tuple, list)) else (value, value)
+    is_pair = isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) > 0
+    values = value if is_pair else (value, value)
     if len(values) != 2:
         raise ValueError(f"{name} must be one number or a pair, got {value!r:.60}")
     return tuple(check(name, number, **options) for number in values)
@@ -72,7 +78,7 @@ def pair(name, value, check, **options):
 
 def one_of(name, value, choices):
     """Return an argument that names one of some choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r:.60}")
     return value
 
@@ -83,7 +89,7 @@ def check_layout(layout):
 
 def check_features(name, shape, layout, dtype):
     if dtype not in FLOATS:
-        raise TypeError(f"{name} must be one of {', '.join(FLOATS)}, got {dtype}")
+        raise TypeError(f"{name} must have dtype {', '.join(FLOATS)}, got {dtype}")
     if len(shape) != 4:
         raise ValueError(f"{name} must be ({', '.join(layout)}), got shape {tuple(shape)}")
 
@@ -92,7 +98,8 @@ def check_rois(shape, dtype, columns=5, name="rois"):
     if dtype == "bool" or not dtype.startswith(("float", "bfloat", "int", "uint")):
         raise TypeError(f"{name} must hold real numbers, got {dtype}")
     if len(shape) != 2 or shape[1] != columns:
-        raise ValueError(f"{name} must be (K, {columns}), got shape {tuple(shape)}")
+        lists = " or a list of boxes for each image" if columns == 5 else ""
+        raise ValueError(f"{name} must be (K, {columns}){lists}, got shape {tuple(shape)}")
 
 
 def check_like(name, x, family, shape, dtype):
@@ -128,13 +135,49 @@ def map_shape(name, shape):
     return tuple(integer(name, size, least=0) for size in sizes)
 
 
+def flag(name, value):
+    """Return an argument as a bool; a word or an array is not one."""
+    if not isinstance(value, (bool, np.bool_, int)) or value not in (0, 1):
+        raise TypeError(f"{name} must be a bool, got {describe(value)}")
+    return bool(value)
+
+
+def validation(validate):
+    """Return the argument `validate`: True, False, or None for the target's default."""
+    return validate if validate is None else flag("validate", validate)
+
+
 def convention_of(aligned, convention) -> Convention:
     """Return the convention that the arguments `aligned` and `convention` choose."""
+    aligned = flag("aligned", aligned)
     if convention is None:
-        return conventions.TORCHVISION_ALIGNED if aligned else conventions.TORCHVISION
+        return TORCHVISION_ALIGNED if aligned else TORCHVISION
     if aligned:
         raise ValueError("give either aligned=True or a convention, not both")
-    return conventions.named(convention)
+    return named_convention(convention)
+
+
+def named_convention(convention) -> Convention:
+    """Return a convention given by its name, or as a `Convention`."""
+    if isinstance(convention, Convention):
+        return Convention(**{name: field(name, n) for name, n in convention._asdict().items()})
+    if not isinstance(convention, str):
+        raise TypeError(f"convention must be a name or a Convention, got {convention!r:.60}")
+    if convention not in CONVENTIONS:
+        raise ValueError(
+            f"convention must be one of {', '.join(CONVENTIONS)}; got {convention!r:.60}"
+        )
+    return CONVENTIONS[convention]
+
+
+def field(name, value):
+    """Return a field of a `Convention` as its type."""
+    if isinstance(Convention._field_defaults[name], bool):
+        return flag(f"convention.{name}", value)
+    number = real(f"convention.{name}", value)
+    if not (math.isfinite(number) or (name == "minimum_size" and number < 0)):
+        raise ValueError(f"convention.{name} must be finite, got {number}")
+    return number
 
 
 def most_samples(max_sampling_ratio):

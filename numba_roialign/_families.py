@@ -54,6 +54,8 @@ class NumPy:
     @staticmethod
     def adopt(x):
         """Return the array an object offers through a protocol, without a copy; or itself."""
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError("a masked array is read with what it masks: pass its filled(value)")
         if isinstance(x, np.ndarray):
             return x
         if hasattr(x, "__array__") or hasattr(x, "__array_interface__"):

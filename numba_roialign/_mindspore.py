@@ -163,7 +163,10 @@ class ROIAlign(_Configured):
 
 
 class ROIAlignGrad(_Configured):
-    """The gradient of `ROIAlign` with respect to its features, with MindSpore's signature.
+    """The gradient of `ROIAlign` with respect to its features.
+
+    The shape of the features is an argument here; MindSpore's operator, in version 2.10, takes it
+    with the call: ``ROIAlignGrad(...)(dy, rois, xdiff_shape)``.
 
     Parameters
     ----------
@@ -199,9 +202,11 @@ class ROIAlignGrad(_Configured):
         sample_num: int = 2,
         roi_end_mode: Literal[0, 1] = 1,
     ) -> None:
-        super().__init__(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
         if not isinstance(xdiff_shape, (tuple, list)):
-            raise TypeError(f"xdiff_shape must be a tuple, got {describe(xdiff_shape)}")
+            raise TypeError(
+                f"xdiff_shape, the first argument, must be a tuple, got {describe(xdiff_shape)}"
+            )
+        super().__init__(pooled_height, pooled_width, spatial_scale, sample_num, roi_end_mode)
         self.xdiff_shape = map_shape("xdiff_shape", xdiff_shape)
 
     def __repr__(self) -> str:

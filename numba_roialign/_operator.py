@@ -16,6 +16,7 @@ from ._arguments import (
     check_like,
     check_out,
     check_rois,
+    validation,
 )
 from ._families import NumPy, check_places
 from ._flat import in_order
@@ -39,6 +40,10 @@ class InvalidRoIError(ValueError):
         corners = ", ".join(f"{corner:g}" for corner in box)
         self.problem = f"{problem}: image {image:g}, box ({corners})"
         super().__init__(f"rois row {n} {self.problem}")
+        self._made_of = n, row, images, convention
+
+    def __reduce__(self):  # an exception's own calls the class with the message alone
+        return type(self), self._made_of
 
 
 class Geometry(NamedTuple):
@@ -108,7 +113,6 @@ def pooled_from(layout, shape, dtype, any_rois, output_size, geometry):
     It is kept for the next call, which then runs little of the interpreter's code: the kernels have
     taken its place in the caches.
     """
-    check_layout(layout)
     check_features("features", shape, layout, dtype)
     images, channels, height, width = check_map(shape, any_rois, layout)
     pooled = ordered(layout, 0, channels, *output_size)[1:]
@@ -157,6 +161,8 @@ def roi_align(
     `output_size` is a pair, checked already, and `rois` an array of (K, 5). The public functions
     document the rest.
     """
+    check_layout(layout)
+    validate = validation(validate)
     if type(features) is type(rois) is np.ndarray and out is stream is workspace is None:
         # Most calls are like one before, which was checked: this way the interpreter takes 15 us,
         # and the other 36, of a small call's 60.
@@ -198,6 +204,7 @@ def roi_align_backward(
 ):  # fmt: skip
     """Return the gradient of a map of a shape from that of the features pooled from it."""
     check_layout(layout)
+    validate = validation(validate)
     family, grad, rois_family, rois = received("grad_output", grad_output, rois)
     dtype = family.dtype(grad)
     check_features("grad_output", grad.shape, layout, dtype)
@@ -239,6 +246,7 @@ def roi_align_box_backward(
 ):  # fmt: skip
     """Return the gradient of the boxes, (K, 5), from that of the features pooled from them."""
     check_layout(layout)
+    validate = validation(validate)
     family, features, rois_family, rois = received("features", features, rois)
     grad_family, grad = adopted("grad_output", grad_output)
     dtype = family.dtype(features)

@@ -29,17 +29,3 @@ CONVENTIONS = {
     "ascend_2": TORCHVISION_ALIGNED,
     "ascend_3": Convention(shift_after=-0.5, minimum_size=1.0),
 }
-
-
-def named(convention: str | Convention) -> Convention:
-    """Return a convention given by its name, or as a `Convention`."""
-    if isinstance(convention, Convention):
-        kinds = {name: type(value) for name, value in Convention._field_defaults.items()}
-        return Convention(*(kinds[name](value) for name, value in convention._asdict().items()))
-    if not isinstance(convention, str):
-        raise TypeError(f"convention must be a name or a Convention, got {convention!r:.60}")
-    try:
-        return CONVENTIONS[convention]
-    except KeyError:
-        names = ", ".join(CONVENTIONS)
-        raise ValueError(f"convention must be one of {names}; got {convention!r}") from None

@@ -1,11 +1,14 @@
 """Bad input is told by name, and nothing is written when it is."""
 
+import copy
+import pickle
+
 import ml_dtypes
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from numba_roialign import ROIAlign, roi_align
+from numba_roialign import InvalidRoIError, ROIAlign, roi_align
 
 FEATURES = np.ones((2, 3, 4, 5), np.float32)
 ROIS = np.array([(0, 1, 1, 3, 3), (1, 0, 0, 2, 2)], np.float32)
@@ -117,11 +120,30 @@ def test_a_list_longer_than_the_batch(target):
         (0, ValueError),
         (-1, ValueError),
         ((2, 0), ValueError),
+        (np.array([2, 2, 2]), ValueError),
     ],
 )
 def test_output_size(target, size, error):
     with pytest.raises(error, match="output_size"):
         roi_align(target.array(FEATURES), target.array(ROIS), size)
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("pairs", [((2, 2), (2.0, 2.0)), ((1, 1), (True, True))], ids=str)
+def test_a_pair_is_refused_whatever_was_called_before(target, pairs):
+    good, bad = pairs
+    roi_align(FEATURES, ROIS, good, 1.0, good)
+    with pytest.raises(TypeError, match="output_size"):
+        roi_align(FEATURES, ROIS, bad)
+    with pytest.raises(TypeError, match="sampling_ratio"):
+        roi_align(FEATURES, ROIS, good, 1.0, bad)
+
+
+@pytest.mark.only("cpu")
+def test_an_array_can_be_a_pair(target):
+    expected = roi_align(FEATURES, ROIS, (2, 3), (0.5, 0.25), (1, 2))
+    arrays = [np.array(pair) for pair in ((2, 3), (0.5, 0.25), (1, 2))]
+    assert_array_equal(roi_align(FEATURES, ROIS, *arrays), expected)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +307,37 @@ def test_a_bad_row_is_nan_where_nobody_validates(target, operator, row, quoted):
     result = target.numpy(operator(features, rois, validate=False))
     assert np.isnan(result[1]).all()
     assert_array_equal(result[[0, 2]], 1)
+
+
+@pytest.mark.only("cpu")
+def test_an_invalid_row_can_be_told_to_another_process(target):
+    with pytest.raises(InvalidRoIError) as caught:
+        roi_align(FEATURES, rows_with((7, 1, 1, 2, 2)), 2)
+    error = caught.value
+    for same in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (same.row, same.problem, str(same)) == (1, error.problem, str(error))
+
+
+@pytest.mark.parametrize("validate", ["no", 2, 0.5, np.ones(2)], ids=str)
+def test_validate(target, validate):
+    with pytest.raises(TypeError, match="validate must be a bool"):
+        roi_align(target.array(FEATURES), target.array(ROIS), 2, validate=validate)
+
+
+@pytest.mark.parametrize("validate", [0, np.False_], ids=repr)
+def test_other_words_for_no(target, validate):
+    result = roi_align(
+        target.array(FEATURES), target.array(rows_with((9, 1, 1, 2, 2))), 2, validate=validate
+    )
+    assert np.isnan(target.numpy(result)[1]).all()
+
+
+@pytest.mark.only("cpu")
+def test_masked_arrays(target):
+    masked = np.ma.array(FEATURES, mask=True)
+    for arguments in ((masked, ROIS), (FEATURES, np.ma.array(ROIS))):
+        with pytest.raises(TypeError, match="filled"):
+            roi_align(*arguments, 2)
 
 
 @pytest.mark.parametrize("row", [(0, np.nan, 1, 2, 2), (7, 1, 1, 2, 2)], ids=str)

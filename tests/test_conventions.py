@@ -79,7 +79,12 @@ def test_a_convention_of_ones_own(target, rng):
     [
         ({"convention": "torch"}, ValueError),
         ({"convention": 1}, TypeError),
-        ({"convention": Convention(shift_after="left")}, ValueError),
+        ({"convention": Convention(shift_after="left")}, TypeError),
+        ({"convention": Convention(shift_after=np.nan)}, ValueError),
+        ({"convention": Convention(minimum_size=np.inf)}, ValueError),
+        ({"convention": Convention(floor_grid="False")}, TypeError),
+        ({"aligned": "False"}, TypeError),
+        ({"aligned": 2}, TypeError),
         ({"convention": "torchvision", "aligned": True}, ValueError),
         ({"max_sampling_ratio": 0}, ValueError),
         ({"max_sampling_ratio": 2.0}, TypeError),
@@ -87,7 +92,7 @@ def test_a_convention_of_ones_own(target, rng):
 )
 def test_bad_conventions(keywords, error):
     features, rois = np.ones((1, 1, 2, 2), np.float32), np.zeros((1, 5), np.float32)
-    with pytest.raises(error, match=r"convention|max_sampling_ratio|could not convert"):
+    with pytest.raises(error, match=r"convention|max_sampling_ratio|aligned"):
         roi_align(features, rois, 1, **keywords)
 
 
