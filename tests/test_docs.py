@@ -1,9 +1,16 @@
-"""Every example in a docstring says what the package does."""
+"""Every example says what the package does, and the README how it is built."""
 
+import ast
 import doctest
 import importlib
+import re
+from pathlib import Path
 
 import pytest
+
+import numba_roialign
+
+README = Path(__file__).parent.parent / "README.md"
 
 MODULES = ["_api", "_geometry", "_mindspore", "_workspace", "onnx", "scalar"]
 
@@ -15,3 +22,33 @@ def test_examples(name):
     failed, attempted = doctest.testmod(module)
     assert attempted
     assert not failed
+
+
+@pytest.mark.only("cpu")
+def test_examples_of_the_readme_on_the_cpu(capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = [block for block in blocks if not re.search("cupy|cuda|torch\\b", block)]
+    assert len(blocks) >= 5
+    names = {}
+    for block in blocks:
+        exec(block, names)
+        printed = " ".join(re.findall(r"^print\(.*  # (.*)$", block, re.MULTILINE))
+        assert capsys.readouterr().out.split() == printed.split()
+
+
+def imported(path):
+    """Return the modules of the package that a file of it imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            yield from [node.module] if node.module else [alias.name for alias in node.names]
+
+
+@pytest.mark.only("cpu")
+def test_imports_point_down_the_list_of_files():
+    rows = re.findall(r"^\| (`\w+\.py`.*?) \|", README.read_text(), re.MULTILINE)
+    place = {name: k for k, row in enumerate(rows) for name in re.findall(r"`(\w+)\.py`", row)}
+    files = [*Path(numba_roialign.__file__).parent.glob("[!_]*.py")]
+    files += Path(numba_roialign.__file__).parent.glob("_[!_]*.py")
+    assert {path.stem for path in files} == set(place)
+    pairs = {(path.stem, name) for path in files for name in imported(path)}
+    assert not [pair for pair in pairs if place[pair[1]] < place[pair[0]]]
