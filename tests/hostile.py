@@ -229,9 +229,8 @@ def assert_close(case, result, truth, values, rois, position_unit, terms=1):
     unit = 2.0**-52 if case.number is np.float64 else 2.0**-23
     scale = max(reference.pair(case.options["spatial_scale"]))
     position_error = 8 * position_unit * (np.abs(rois[..., 1:]).max(initial=0) * scale + 1)
-    assert_allclose(
-        result,
-        truth,
-        rtol=HALF_ULP.get(case.dtype, 0),
-        atol=(16 * unit + 4 * position_error) * terms * finite.max(initial=0) + 2.0**-25,
-    )
+    atol = (16 * unit + 4 * position_error) * terms * finite.max(initial=0) + 2.0**-25
+    # sums of float16's large numbers may leave its range
+    leaves = np.abs(truth) + atol >= float(ml_dtypes.finfo(case.dtype).max)
+    truth = np.where(leaves & np.isinf(result), np.copysign(np.inf, truth), truth)
+    assert_allclose(result, truth, rtol=HALF_ULP.get(case.dtype, 0), atol=atol)
