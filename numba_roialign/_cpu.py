@@ -170,14 +170,16 @@ def box_backward(
         values = slopes[: len(weights)]
         for corner in range(4):
             checked = corner == 0 and validate is not False
-            invalid, _ = pool_as(
+            invalid, skipped = pool_as(
                 features, rois[rows], sampling, convention, values, layout, dtype, number.name,
                 checked, 0, corner=corner,
             )  # fmt: skip
             if invalid is not None:
                 return start + invalid[0], invalid[1]
-            gradients[rows, corner + 1] = np.einsum(
-                "ni,ni->n", values.reshape(weights.shape), weights, dtype=np.float64
-            )
+            # not by einsum, which sums a row in another order where there are several
+            with np.errstate(all="ignore"):
+                products = np.multiply(values.reshape(weights.shape), weights, dtype=np.float64)
+                gradients[rows, corner + 1] = products.sum(axis=1)
+        gradients[[start + row for row in skipped]] = 0  # also where `grad` is not finite
     out[...] = gradients
     return None

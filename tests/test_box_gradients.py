@@ -126,8 +126,20 @@ def test_batches_change_nothing(target, rng, monkeypatch):
     assert_array_equal(roi_align_box_backward(*arguments, 0.5, 2), whole)
 
 
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_box_does_not_depend_on_the_others(rng, dtype):
+    features = random_features(rng, (1, 256, 9, 9), dtype)
+    rois = random_rois(rng, 4, features.shape, 1.0).astype(dtype)
+    grad = rng.standard_normal((4, 256, 7, 7)).astype(dtype)  # 12544 numbers of a box
+    together = roi_align_box_backward(grad, features, rois)
+    alone = [roi_align_box_backward(grad[[n]], features, rois[[n]])[0] for n in range(4)]
+    assert_array_equal(together, alone)
+
+
 def test_an_invalid_row_raises_or_is_0(target, rng):
     grad, features, rois = case(rng, target)
+    grad[1] = np.nan  # as a loss makes of the row's own NaN
     expected = roi_align_box_backward(*map(target.array, (grad, features, rois)), 0.5, 2)
     rois[1, 0] = 9
     placed = [target.array(x) for x in (grad, features, rois)]
