@@ -26,7 +26,7 @@ def taps_of(samples, row, p, number):
     """Return the first tap of a bin's sample, or -1 where no such sample is inside the map."""
     begin, end = samples.bounds[row, p], samples.bounds[row, p + 1]
     inside = number - samples.firsts[row, p]
-    if inside < 0 or 2 * inside >= end - begin:
+    if inside < 0 or inside >= (end - begin) // 2:
         return -1
     return begin + 2 * inside
 
