@@ -83,32 +83,6 @@ def write_argmax(job, row, c, first_bin, last_bin, numbers):
 
 
 @njit(**INLINED)
-def pool_roi(job, y_samples, x_samples, row, c, share, base, numbers):
-    """Pool some rows of bins of a RoI in a block of channels; return the first not pooled."""
-    lanes = len(job.tag)
-    left, right = own_columns(job, row)
-    left, right = max(left - 1, 0), min(right + 1, job.width)
-    columns, cells = right - left, base + job.window * lanes
-    plane = job.table_images[row] * job.in_image + c * job.in_channel
-    out = (job.start + row) * job.out_image + c * job.out_channel
-    begin = share[0]
-    while begin < share[1]:
-        end = fitting_bins(job, y_samples, row, begin, share[1], columns)
-        if end == begin:
-            break
-        low, high = rows_of(job, y_samples, row, begin, end)
-        pack_rows(job, plane + low * job.in_row + left * job.in_column, columns, base, high - low)
-        window = base - (low * columns + left) * lanes, columns * lanes
-        pool_packed(job, y_samples, x_samples, row, begin, end, window, cells, numbers)
-        at = out + begin * job.out_row
-        write(job, cells, 0, at, end - begin, job.output_width)
-        if job.keeps_argmax:
-            write_argmax(job, row, c, begin, end, numbers)
-        begin = end
-    return begin
-
-
-@njit(**INLINED)
 def is_sparse(job, y_samples, x_samples, row):
     """Say whether a RoI's taps are few of its window's pixels."""
     y = y_samples.bounds[row, job.output_height] - y_samples.bounds[row, 0]
@@ -120,15 +94,43 @@ def is_sparse(job, y_samples, x_samples, row):
     return rows * columns > SPARSE * y * x
 
 
+@njit(**INLINED)
+def pool_roi(job, y_samples, x_samples, row, c, share, base, numbers):
+    """Pool some rows of bins of a RoI in a block of channels.
+
+    Which of them go without lanes is told by the RoI alone: two zeros of different signs are equal,
+    and of those lanes take the last.
+    """
+    lanes, sparse = len(job.tag), is_sparse(job, y_samples, x_samples, row)
+    left, right = own_columns(job, row)
+    left, right = max(left - 1, 0), min(right + 1, job.width)
+    columns, cells = right - left, base + job.window * lanes
+    plane = job.table_images[row] * job.in_image + c * job.in_channel
+    out = (job.start + row) * job.out_image + c * job.out_channel
+    begin = share[0]
+    while begin < share[1]:
+        end = begin if sparse else fitting_bins(job, y_samples, row, begin, share[1], columns)
+        if end == begin:
+            end = share[1] if sparse else begin + 1
+            pool_bins(job, y_samples, x_samples, row, c, c + lanes, begin, end)
+            begin = end
+            continue
+        low, high = rows_of(job, y_samples, row, begin, end)
+        pack_rows(job, plane + low * job.in_row + left * job.in_column, columns, base, high - low)
+        window = base - (low * columns + left) * lanes, columns * lanes
+        pool_packed(job, y_samples, x_samples, row, begin, end, window, cells, numbers)
+        at = out + begin * job.out_row
+        write(job, cells, 0, at, end - begin, job.output_width)
+        if job.keeps_argmax:
+            write_argmax(job, row, c, begin, end, numbers)
+        begin = end
+
+
 def work(thread, job):
     """Pool a task."""
-    lanes, task = len(job.tag), task_of(thread, job)
+    task = task_of(thread, job)
     y_samples, x_samples = sample_tables(job)
     base, numbers = thread * job.scratch_size, thread * job.numbers_size
     c, share = first_channel(job, task.block), (task.low, task.high)
     for i in range(task.begin, task.end):
-        row, done = job.order[i], share[0]
-        if not is_sparse(job, y_samples, x_samples, row):
-            done = pool_roi(job, y_samples, x_samples, row, c, share, base, numbers)
-        if done < share[1]:
-            pool_bins(job, y_samples, x_samples, row, c, c + lanes, done, share[1])
+        pool_roi(job, y_samples, x_samples, job.order[i], c, share, base, numbers)

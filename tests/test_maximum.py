@@ -2,11 +2,12 @@
 
 import itertools
 
+import numba
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from numba_roialign import _cpu_channels, _cpu_schedules, roi_align
+from numba_roialign import _cpu_channels, _cpu_plan, _cpu_schedules, roi_align
 
 from . import reference
 from .conftest import BFLOAT16, random_features, random_rois
@@ -203,6 +204,23 @@ def test_every_corner_has_its_number(target):
             target.array(features), rois, 1, 1.0, 1, mode="corner_max", return_argmax=True
         )
         assert target.numpy(winners) == number
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("mode", MODES)
+def test_bits_do_not_depend_on_threads_or_other_boxes(rng, planned_with, mode):
+    """Not even the sign of a zero, of two that are equal, where one row of bins does not fit."""
+    features = np.copysign(0, random_features(rng, (1, 16, 60, 50), np.float32))
+    rois = np.array([[0, 0, 0, 50, 110]], np.float32)  # the lower rows of bins read less
+    with planned_with(_cpu_channels, WINDOW=1000), planned_with(_cpu_plan, SERIAL_WORK=0):
+        threads = numba.get_num_threads()
+        numba.set_num_threads(1)
+        alone = roi_align(features, rois, (6, 3), mode=mode)
+        numba.set_num_threads(threads)
+        others = roi_align(features, np.repeat(rois, 9, axis=0), (6, 3), mode=mode)
+        assert_array_equal(others.view(np.int32), np.repeat(alone.view(np.int32), 9, axis=0))
+        parts = roi_align(features, rois, (6, 3), mode=mode)
+    assert_array_equal(parts.view(np.int32), alone.view(np.int32))
 
 
 @pytest.mark.only("cpu")
