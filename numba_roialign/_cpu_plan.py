@@ -49,6 +49,7 @@ class Plan:
     scratch_bytes: int  # of a thread
     staging_size: int  # of a thread, in elements
     numbers_size: int  # of a thread
+    least_chunks: int  # whatever the RoIs
     result_bytes: int  # of an element
 
     @functools.cached_property
@@ -119,7 +120,8 @@ def typeless(function):
 
 def plan_of(
     kinds, source, target, channels, sampling, convention, schedules, fill, divide, mode, layout,
-    *, batch_bytes, turned=False, can_stream=False, staging_size=0, numbers_size=0, **fields,
+    *, batch_bytes, turned=False, can_stream=False, staging_size=0, numbers_size=0,
+    least_chunks=0, **fields,
 ):  # fmt: skip
     """Return a plan; `source` and `target` are strides, and `fields` further ones of the job.
 
@@ -165,6 +167,7 @@ def plan_of(
         scratch_bytes=schedules.scratch_size * kinds.number_bytes,
         staging_size=staging_size,
         numbers_size=numbers_size,
+        least_chunks=least_chunks,
         result_bytes=kinds.result_bytes,
     )
 
@@ -228,6 +231,7 @@ def gradient_plan(
         _cpu_divide.divide_by_image, mode, layout,
         batch_bytes=GRADIENT_BATCH_BYTES,
         turned=mode == AVERAGE,
+        least_chunks=sampling.images,
         bands=-(-sampling.height // rows),
         band_rows=rows,
     )  # fmt: skip
@@ -242,7 +246,7 @@ def memory_sizes(plan, rows, threads):
     sizes |= {
         "found": threads * _cpu_found.END * 8,
         "ends": (_cpu_divide.DIGIT + 2) * 8,
-        "chunks": (max(rows, plan.sampling.images) + 1) * 8,
+        "chunks": (max(rows, plan.least_chunks) + 1) * 8,
         "counter": 8,
         "scratch": threads * plan.scratch_bytes,
         "staging": threads * plan.staging_size * plan.result_bytes,

@@ -156,7 +156,7 @@ def samples_per_bin(bin_size, samples, most, floor_grid):
     size = min(max(bin_size, T(0)), T(most))
     whole = int(size)
     if floor_grid:
-        return max(whole, 1)
+        return min(max(whole, 1), most)
     return min(whole + 1 if T(whole) < size else whole, most)
 
 

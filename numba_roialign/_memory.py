@@ -100,7 +100,10 @@ class _Lease:
 
     def __del__(self):
         for key in list(self.kept):
-            if sum(memory.size for memory in self.kept.values()) + self.memory.size <= KEPT_BYTES:
+            if (
+                sum(memory.size for memory in list(self.kept.values())) + self.memory.size
+                <= KEPT_BYTES
+            ):
                 break
             self.kept.pop(key, None)
         if self.memory.size <= KEPT_BYTES:

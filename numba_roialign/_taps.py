@@ -69,7 +69,8 @@ def sample_capacity(bins: int, samples: int, length: int) -> int:
     """Return how many taps the samples of one axis can have together.
 
     Adaptive samples lie more than half a pixel apart, or there is one per bin; they lie inside
-    ``[-1, length]``, and one more per bin allows for rounding at a bin's edge.
+    ``[-1, length]``, and one more per bin allows for rounding at a bin's edge. Only where float32
+    makes the grid of a box some 1e9 pixels off are there more, and those are left out.
     """
     return 2 * samples * bins if samples > 0 else 2 * (2 * (length + 1) + 2 * bins)
 
