@@ -99,11 +99,9 @@ class _Lease:
         return aligned_empty((-(-size // GRAIN) * GRAIN,))
 
     def __del__(self):
-        for key in list(self.kept):
-            if (
-                sum(memory.size for memory in list(self.kept.values())) + self.memory.size
-                <= KEPT_BYTES
-            ):
+        for key in list(self.kept):  # lists, since other threads may change it meanwhile
+            sizes = [memory.size for memory in list(self.kept.values())]
+            if sum(sizes) + self.memory.size <= KEPT_BYTES:
                 break
             self.kept.pop(key, None)
         if self.memory.size <= KEPT_BYTES:

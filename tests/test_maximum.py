@@ -215,8 +215,10 @@ def test_bits_do_not_depend_on_threads_or_other_boxes(rng, planned_with, mode):
     with planned_with(_cpu_channels, WINDOW=1000), planned_with(_cpu_plan, SERIAL_WORK=0):
         threads = numba.get_num_threads()
         numba.set_num_threads(1)
-        alone = roi_align(features, rois, (6, 3), mode=mode)
-        numba.set_num_threads(threads)
+        try:
+            alone = roi_align(features, rois, (6, 3), mode=mode)
+        finally:
+            numba.set_num_threads(threads)
         others = roi_align(features, np.repeat(rois, 9, axis=0), (6, 3), mode=mode)
         assert_array_equal(others.view(np.int32), np.repeat(alone.view(np.int32), 9, axis=0))
         parts = roi_align(features, rois, (6, 3), mode=mode)

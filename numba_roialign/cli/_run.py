@@ -137,10 +137,9 @@ def _positive_int(text):
 
 
 def _bins(text):
-    try:
-        return _positive_int(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}; put it after the file names") from None
+    if not text.isdecimal():  # a file's name, where the option comes before
+        raise argparse.ArgumentTypeError(f"no number: {text}; put it after the file names")
+    return _positive_int(text)
 
 
 def run(arguments):
