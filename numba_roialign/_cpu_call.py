@@ -10,7 +10,7 @@ import numpy as np
 from . import _cpu_found as at
 from ._cpu_job import ADDRESSES, POSITIONS
 from ._cpu_plan import layout_of, typeless
-from ._cpu_tasks import run_alone, run_tasks
+from ._cpu_tasks import run_at_once, run_tasks
 from ._cpu_threads import run
 from ._memory import LINE, address_of, aligned_empty
 
@@ -125,11 +125,15 @@ class Call:
         self.workspace.rois[:rows] = self.rois[start : start + rows]
         write_batch(self.workspace.fields, start, rows, threads)
 
+    def filling_threads(self, start):
+        """Return how many threads fill the tables with the batch that starts at a RoI."""
+        sampling = self.plan.sampling
+        bins = self.rows(start) * (sampling.output_height + sampling.output_width)
+        return 1 if bins < SERIAL_BINS else self.threads
+
     def fill(self, start):
         """Fill the tables with the batch that starts at a RoI; return what is found there."""
-        plan, workspace = self.plan, self.workspace
-        bins = plan.sampling.output_height + plan.sampling.output_width
-        threads = 1 if self.rows(start) * bins < SERIAL_BINS else self.threads
+        plan, workspace, threads = self.plan, self.workspace, self.filling_threads(start)
         self.load(start, threads)
         run(plan.fill, threads, workspace.address, self)
         plan.divide.call(0, workspace.address)
@@ -154,8 +158,8 @@ class Call:
     def run(self, validate):
         """Compute all RoIs, or return the first invalid one with its number where asked for."""
         write_options(self.workspace.fields, validate, self.streams)
-        if self.threads == 1 and len(self.batches) == 1:
-            return self.run_alone(validate)
+        if len(self.batches) == 1 and self.filling_threads(0) == 1:
+            return self.run_at_once(validate)
         found = None
         if validate:
             for start in self.batches:
@@ -169,15 +173,21 @@ class Call:
             self.compute(found)
         return None
 
-    def run_alone(self, validate):
-        """As `run`, where one thread computes one batch."""
+    def run_at_once(self, validate):
+        """As `run`, where one thread fills the tables with all RoIs."""
+        at_once = typeless(run_at_once)
         self.load(0, 1)
-        typeless(run_alone).call(0, self.workspace.address)
+        at_once.call(0, self.workspace.address)
         found = self.workspace.found.tolist()
         if found[at.INVALID]:
             if validate:
                 return self.first_invalid(0, found)
             self.note_invalid(0, found)
-        if not found[at.DONE]:
+        if found[at.DONE]:
+            return None
+        if found[at.THREADS] == 1:  # all that was missing is compiled machine code
+            self.workspace.know(self.plan.schedules, found)
+            at_once.call(0, self.workspace.address)
+        else:
             self.compute(found)
         return None
