@@ -9,7 +9,6 @@ conversion of a result to NumPy is not timed. What is timed allocates its result
 
 from __future__ import annotations
 
-import inspect
 import sys
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -87,9 +86,6 @@ class Ours(Implementation):
         self.roi_align_backward = numba_roialign.roi_align_backward
         self.layout, self.dtype = layout, dtype
         self.keywords = {} if layout == "NCHW" else {"layout": layout}
-        for keyword in self.keywords:
-            if keyword not in inspect.signature(self.roi_align).parameters:
-                raise Unsupported(f"roi_align has no {keyword}= yet")
 
     def own(self, array):
         """Return an NCHW array in the layout and the dtype of this variant."""
@@ -159,7 +155,7 @@ def split(rois):
 class OnnxRuntime(Implementation):
     packages = ("onnxruntime",)
 
-    def __init__(self, threads, spinning=False):
+    def __init__(self, threads):
         import onnx
         import onnxruntime
 
@@ -167,7 +163,6 @@ class OnnxRuntime(Implementation):
         self.options = onnxruntime.SessionOptions()
         self.options.intra_op_num_threads = threads
         self.options.inter_op_num_threads = 1
-        self.options.add_session_config_entry("session.intra_op.allow_spinning", f"{spinning:d}")
 
     def model(self, problem):
         helper, float32 = self.onnx.helper, self.onnx.TensorProto.FLOAT

@@ -24,11 +24,7 @@ THREAD_VARIABLES = (
 
 
 class Failed(Exception):
-    """A worker could not do what it was asked; `unsupported` means that it is not meant to."""
-
-    def __init__(self, reason, unsupported=False):
-        super().__init__(reason)
-        self.unsupported = unsupported
+    """A worker could not do what it was asked."""
 
 
 def environment(threads):
@@ -73,7 +69,7 @@ class Remote:
         self.signal("SIGSTOP")
         reply = json.loads(line)
         if "failed" in reply:
-            raise Failed(reply["failed"], reply["unsupported"])
+            raise Failed(reply["failed"])
         return reply
 
     def epitaph(self):

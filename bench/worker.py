@@ -109,7 +109,7 @@ def main():
         try:
             reply = action(**arguments)
         except Exception as error:
-            reply = {"failed": reason_of(error), "unsupported": isinstance(error, Unsupported)}
+            reply = {"failed": reason_of(error)}
         print(json.dumps(reply), file=replies)
         return reply
 
