@@ -61,7 +61,7 @@ def pool(
     to `argmax` where it is given.
     """
     checked = validate is not False
-    invalid, skipped = pool_as(
+    invalid, skipped = pool_into(
         features, rois, sampling, convention, out, layout, dtype, dtype, checked, np.nan, mode,
         argmax,
     )  # fmt: skip
@@ -70,7 +70,7 @@ def pool(
     return invalid
 
 
-def pool_as(
+def pool_into(
     features, rois, sampling, convention, out, layout, dtype, out_dtype, validate, invalid_value,
     mode=AVERAGE, argmax=None, corner=None,
 ):  # fmt: skip
@@ -84,7 +84,7 @@ def pool_as(
         dtype, out_dtype, sampling, convention,
         mode, corner, argmax is not None,
     )  # fmt: skip
-    invalid, skipped = pool_by(
+    invalid, skipped = pool_planned(
         plan, source, rois, target, out_dtype, validate, argmax, invalid_value
     )
     if invalid is None:
@@ -92,8 +92,8 @@ def pool_as(
     return invalid, skipped
 
 
-def pool_by(plan, features, rois, out, out_dtype, validate, argmax=None, invalid_value=np.nan):
-    """As `pool_as`, by a plan for these arrays."""
+def pool_planned(plan, features, rois, out, out_dtype, validate, argmax=None, invalid_value=np.nan):
+    """As `pool_into`, by a plan for these arrays."""
     small = len(rois) * plan.most_work * plan.channels < _cpu_plan.SERIAL_WORK
     invalid, skipped = run(plan, features, rois, out, validate, argmax, small)
     if skipped and invalid is None:
@@ -170,7 +170,7 @@ def box_backward(
         values = slopes[: len(weights)]
         for corner in range(4):
             checked = corner == 0 and validate is not False
-            invalid, skipped = pool_as(
+            invalid, skipped = pool_into(
                 features, rois[rows], sampling, convention, values, layout, dtype, number.name,
                 checked, 0, corner=corner,
             )  # fmt: skip

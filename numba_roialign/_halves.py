@@ -16,8 +16,6 @@ from numba import config, types
 
 I16, I32, F32 = ir.IntType(16), ir.IntType(32), ir.FloatType()
 
-HALF_STORAGE = {"float16": np.dtype(np.uint16), "bfloat16": np.dtype(np.int16)}
-
 
 def processor_features() -> set[str]:
     """Return what the processor that Numba compiles for can do, as far as that is said."""

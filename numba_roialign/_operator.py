@@ -76,7 +76,8 @@ def stacked(rois, features, stream=None):
         raise TypeError(f"rois mixes arrays of different families: {names}")
     family, boxes = families.pop(), [boxes for _, boxes in adoptions]
     with _dispatch.queue_for(family, boxes[0], stream) as queue:
-        return _dispatch.stack_boxes(family, boxes, queue)
+        target = _dispatch.target_of(family)
+        return target.stack_boxes([family.boxes(box) for box in boxes], queue)
 
 
 def ordered(layout, batch, channels, height, width):
@@ -139,7 +140,7 @@ def alike(layout, shape, strides, dtype, aligned, columns, rois_dtype, output_si
     pooled, sampling = pooled_from(layout, shape, dtype.name, True, output_size, geometry)
     if not 0 < math.prod(pooled) * dtype.itemsize <= most_bytes():
         return None
-    plan = _dispatch.plan_alike(
+    plan = _dispatch.target_of(NumPy).plan_alike(
         layout, shape, strides, dtype, aligned, pooled, sampling, geometry.convention, mode
     )
     return plan and Alike(pooled, dtype.name, sampling.images, plan)
@@ -172,7 +173,9 @@ def roi_align(
         )  # fmt: skip
         if common:
             out = NumPy.empty((len(rois), *common.pooled), features)
-            invalid = _dispatch.pool_alike(common.plan, features, rois, out, common.dtype, validate)
+            invalid, _ = _dispatch.target_of(NumPy).pool_planned(
+                common.plan, features, rois, out, common.dtype, validate is not False
+            )
             raise_invalid(invalid, common.images, geometry.convention)
             return out
     family, features, rois_family, rois = received("features", features, rois)
@@ -189,9 +192,10 @@ def roi_align(
             check_out(out, family, shape, dtype, features=family.array(features), rois=boxes)
         argmax = family.empty(shape, features, "int64") if return_argmax else None
         if 0 not in shape:
-            invalid = _dispatch.pool(
-                family, features, boxes, sampling, geometry.convention, out, layout, dtype,
-                validate, queue, mode, argmax,
+            invalid = _dispatch.target_of(family).pool(
+                family.array(features), boxes, sampling, geometry.convention, family.array(out),
+                layout, dtype, validate, queue, mode,
+                family.array(argmax) if return_argmax else None,
             )  # fmt: skip
             raise_invalid(invalid, sampling.images, geometry.convention)
     return (out, argmax) if return_argmax else out
@@ -221,6 +225,7 @@ def roi_align_backward(
     elif argmax is not None:
         raise ValueError("argmax has no meaning for mode='avg'")
     winners = None if argmax is None else family.array(argmax)
+    target = _dispatch.target_of(family)
     with _dispatch.queue_for(family, grad, stream, workspace) as queue:
         boxes = rois_family.boxes(rois)
         if out is None:
@@ -229,12 +234,12 @@ def roi_align_backward(
             read = {"grad_output": family.array(grad), "rois": boxes, "argmax": winners}
             check_out(out, family, feature_shape, dtype, **read)
         if 0 in grad.shape:
-            _dispatch.clear(family, out, queue)
+            target.clear(family.array(out), dtype, queue)
         elif 0 not in feature_shape:
             sampling = geometry.sampling(images, height, width, output_size)
-            invalid = _dispatch.pool_backward(
-                family, grad, boxes, sampling, geometry.convention, out, layout, dtype,
-                validate, queue, mode, argmax,
+            invalid = target.pool_backward(
+                family.array(grad), boxes, sampling, geometry.convention, family.array(out),
+                layout, dtype, validate, queue, mode, winners,
             )  # fmt: skip
             raise_invalid(invalid, images, geometry.convention)
     return out
@@ -260,7 +265,7 @@ def roi_align_box_backward(
     shape = ordered(layout, rois.shape[0], channels, *output_size)
     if tuple(grad.shape) != shape:
         raise ValueError(f"grad_output must be of shape {shape}, got {tuple(grad.shape)}")
-    rois_dtype = rois_family.dtype(rois)
+    target, rois_dtype = _dispatch.target_of(family), rois_family.dtype(rois)
     out_dtype = rois_dtype if rois_dtype in ("float32", "float64") else "float32"
     with _dispatch.queue_for(family, features, stream, workspace) as queue:
         boxes = rois_family.boxes(rois)
@@ -270,12 +275,12 @@ def roi_align_box_backward(
             read = {"grad_output": family.array(grad), "features": family.array(features)}
             check_out(out, family, (rois.shape[0], 5), out_dtype, rois=boxes, **read)
         if 0 in shape:
-            _dispatch.clear(family, out, queue)
+            target.clear(family.array(out), out_dtype, queue)
             return out
         sampling = geometry.sampling(images, height, width, output_size)
-        invalid = _dispatch.box_backward(
-            family, grad, features, boxes, sampling, geometry.convention, out, layout, dtype,
-            validate, queue,
+        invalid = target.box_backward(
+            family.array(grad), family.array(features), boxes, sampling, geometry.convention,
+            family.array(out), layout, dtype, validate, queue,
         )  # fmt: skip
         raise_invalid(invalid, images, geometry.convention)
     return out

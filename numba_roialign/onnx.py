@@ -131,4 +131,5 @@ def joined(rois: AnyArray, batch_indices: AnyArray, stream: Any) -> Any:
             f"batch_indices must be ({rois.shape[0]},), one for each box, got {describe(images)}"
         )
     with _dispatch.queue_for(family, rois, stream) as queue:
-        return _dispatch.join_boxes(family, images, rois, queue)
+        target = _dispatch.target_of(family)
+        return target.join_boxes(family.boxes(images), family.boxes(rois), queue)
