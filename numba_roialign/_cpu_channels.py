@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 
 from . import _kernels, _taps
-from ._cpu_job import INLINED, INLINED_BY_LLVM, axis_tables
+from ._cpu_job import INLINED, INLINED_BY_LLVM, axis_tables, map_at, out_at, span_of
 from ._cpu_results import write
 from ._cpu_tables import pixel_span
 from ._cpu_tasks import first_channel, task_of
@@ -96,7 +96,7 @@ def clipped(taps, low, high):
 
 
 @njit(**INLINED)
-def pool_rows(job, window, pitch, y_taps, x_taps, row, share, cells):
+def pool_rows(job, window, pitch, y_taps, x_taps, roi, share, cells):
     """Pool some rows of bins from packed rows into `cells`.
 
     `window` says where pixel 0 of row 0 would lie in scratch, and `pitch` how far rows lie apart.
@@ -106,9 +106,9 @@ def pool_rows(job, window, pitch, y_taps, x_taps, row, share, cells):
     zero = zero_of(numbers)
     origin, row_stride, column_stride = np.uintp(window), np.uintp(pitch), np.uintp(lanes)
     for ph in range(share[0], share[1]):
-        rows = bin_taps(y_taps, row, ph)
+        rows = bin_taps(y_taps, roi, ph)
         for pw in range(width):
-            columns = bin_taps(x_taps, row, pw)
+            columns = bin_taps(x_taps, roi, pw)
             numbers[cells] = average(
                 numbers, origin, row_stride, column_stride, rows, columns, zero, zero
             )
@@ -123,10 +123,7 @@ def common_columns(job, begin, end):
     """
     low, high, left, right, alone = 1 << 60, 0, 1 << 60, 0, 0
     for i in range(begin, end):
-        span = 4 * job.order[i]
-        y0, y1, x0, x1 = (
-            job.spans[span], job.spans[span + 1], job.spans[span + 2], job.spans[span + 3]
-        )  # fmt: skip
+        y0, y1, x0, x1 = span_of(job, job.order[i])
         low, high, left, right = min(low, y0), max(high, y1), min(left, x0), max(right, x1)
         alone += (y1 - y0) * (x1 - x0)
     if (high - low) * (right - left) <= alone:
@@ -135,10 +132,10 @@ def common_columns(job, begin, end):
 
 
 @njit(**INLINED)
-def own_columns(job, row):
-    """Return the columns of a RoI's own window: at least a square's, which packs fastest."""
-    left, right = job.spans[4 * row + 2], job.spans[4 * row + 3]
-    least = min(len(job.square), job.width)
+def own_columns(job, roi, least):
+    """Return the columns of a RoI's own window: at least so many, where the map has them."""
+    _, _, left, right = span_of(job, roi)
+    least = min(least, job.width)
     if right - left < least:
         left = min(left, job.width - least)
         right = left + least
@@ -146,10 +143,10 @@ def own_columns(job, row):
 
 
 @njit(**INLINED)
-def pool_bands(job, y_taps, x_taps, plane, row, ph, low, high, base, cells):
+def pool_bands(job, y_taps, x_taps, plane, roi, ph, low, high, base, cells):
     """Pool a row of bins, whose rows ``low:high`` do not fit the window, from bands of columns."""
-    lanes, (left, right) = len(job.tag), own_columns(job, row)
-    numbers, rows = view(job.scratch, 0, job.tag), bin_taps(y_taps, row, ph)
+    lanes, (left, right) = len(job.tag), own_columns(job, roi, len(job.square))
+    numbers, rows = view(job.scratch, 0, job.tag), bin_taps(y_taps, roi, ph)
     zero, columns = zero_of(numbers), job.window // (high - low)
     for begin in range(left, right, columns):
         end = min(begin + columns, right)
@@ -161,13 +158,13 @@ def pool_bands(job, y_taps, x_taps, plane, row, ph, low, high, base, cells):
             cell = cells + pw * lanes
             numbers[cell] = average(
                 numbers, first, np.uintp(pitch), np.uintp(lanes), rows,
-                clipped(bin_taps(x_taps, row, pw), begin, end), zero,
+                clipped(bin_taps(x_taps, roi, pw), begin, end), zero,
                 zero if begin == left else numbers[cell],
             )  # fmt: skip
 
 
 @njit(**INLINED)
-def pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base):
+def pool_roi(job, y_taps, x_taps, plane, roi, share, left, right, held, base):
     """Pool a RoI from packed rows; return which rows the window then holds.
 
     `plane` is the block's first element in the RoI's image, and `held` the rows that the window
@@ -176,12 +173,12 @@ def pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base):
     lanes, columns, width = len(job.tag), right - left, job.output_width
     capacity, pitch, cells = job.window // columns, columns * lanes, base + job.window * lanes
     held_low, held_high = held
-    low, high = pixel_span(y_taps, row, share[0], share[1])
+    low, high = pixel_span(y_taps, roi, share[0], share[1])
     step = share[1] - share[0] if high - low <= capacity else 1
     for ph in range(share[0], share[1], step):
-        low, high = pixel_span(y_taps, row, ph, ph + step)
+        low, high = pixel_span(y_taps, roi, ph, ph + step)
         if high - low > capacity:
-            pool_bands(job, y_taps, x_taps, plane, row, ph, low, high, base, cells)
+            pool_bands(job, y_taps, x_taps, plane, roi, ph, low, high, base, cells)
             held_low, held_high = 0, 0
         else:
             if low < held_low or low > held_high or high > held_low + capacity:
@@ -193,7 +190,7 @@ def pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base):
                 )  # fmt: skip
                 held_high = high
             window = base - held_low * pitch - left * lanes
-            pool_rows(job, window, pitch, y_taps, x_taps, row, (ph, ph + step), cells)
+            pool_rows(job, window, pitch, y_taps, x_taps, roi, (ph, ph + step), cells)
         cells += step * width * lanes
     return held_low, held_high
 
@@ -208,11 +205,10 @@ def work(thread, job):
     left, right = common_columns(job, task.begin, task.end)
     common, held = right > left, (0, 0)
     for i in range(task.begin, task.end):
-        row = job.order[i]
+        roi = job.order[i]
         if not common:
             held = 0, 0
-            left, right = own_columns(job, row)
-        plane = job.table_images[row] * job.in_image + c * job.in_channel
-        held = pool_roi(job, y_taps, x_taps, plane, row, share, left, right, held, base)
-        at = (job.start + row) * job.out_image + c * job.out_channel + share[0] * job.out_row
+            left, right = own_columns(job, roi, len(job.square))
+        plane, at = map_at(job, roi, c), out_at(job, roi, c, share[0])
+        held = pool_roi(job, y_taps, x_taps, plane, roi, share, left, right, held, base)
         write(job, cells, staging, at, share[1] - share[0], job.output_width)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from . import _kernels, _taps
-from ._cpu_job import INLINED, axis_tables, strides_in, strides_out
+from ._cpu_job import INLINED, axis_tables, map_at, out_at, span_of, strides_out
 from ._cpu_results import transpose
 from ._cpu_tasks import task_of
 from ._lanes import tile, view, zero_of
@@ -60,7 +60,7 @@ def sum_line(job, plane, rows, begin, end, line, to):
 
 
 @njit(**INLINED)
-def sum_rows(job, plane, row, bins, begin, end, sums, lines):
+def sum_rows(job, plane, roi, bins, begin, end, sums, lines):
     """Sum the rows of some rows of bins, a lane for each, at elements ``begin:end`` of the map.
 
     The sums of one row of bins after the other go to `sums`, and transposed to `lines`.
@@ -70,7 +70,7 @@ def sum_rows(job, plane, row, bins, begin, end, sums, lines):
     line = job.width * (job.channels // job.blocks)
     squares = view(job.scratch, 0, job.square)
     for k in range(bins[1] - bins[0]):  # nobody reads what spare lanes then hold
-        rows = bin_taps(y_taps, row, bins[0] + k)
+        rows = bin_taps(y_taps, roi, bins[0] + k)
         sum_line(job, plane, rows, begin, end, line, sums + k * line - begin)
     for element in range(0, end - begin, square):
         element = min(element, line - begin - square)
@@ -80,14 +80,14 @@ def sum_rows(job, plane, row, bins, begin, end, sums, lines):
 
 
 @njit(**INLINED)
-def sum_columns(job, row, begin, lines, results):
+def sum_columns(job, roi, begin, lines, results):
     """Sum the columns of all bins of lines that begin with the map's element `begin`."""
     _, x_taps = axis_tables(job)
     lanes, inner = len(job.tag), job.channels // job.blocks
     numbers = view(job.scratch, 0, job.tag)
     zero, stride = zero_of(numbers), np.uintp(inner * lanes)
     for pw in range(job.output_width):
-        columns = bin_taps(x_taps, row, pw)
+        columns = bin_taps(x_taps, roi, pw)
         for c in range(inner):
             first = np.uintp(lines + (c - begin) * lanes)
             numbers[results] = weighted(numbers, first, stride, columns, zero)
@@ -112,27 +112,26 @@ def write_lines(job, results, at, count):
 
 
 @njit(**INLINED)
-def pool_lines(job, plane, row, share, at, scratch):
+def pool_lines(job, plane, roi, share, at, scratch):
     """Pool rows of bins, as many at a time as there are lanes."""
     lanes, inner = len(job.tag), job.channels // job.blocks
     line = job.width * inner
-    begin = min(job.spans[4 * row + 2] * inner, line - lanes)
-    end = job.spans[4 * row + 3] * inner
+    _, _, left, right = span_of(job, roi)
+    begin, end = min(left * inner, line - lanes), right * inner
     lines = scratch + line * lanes
     results = lines + line * lanes
     for first in range(share[0], share[1], lanes):
         first = max(min(first, share[1] - lanes), share[0])  # the last lines overlap others
         last = min(first + lanes, share[1])
-        sum_rows(job, plane, row, (first, last), begin, end, scratch, lines)
-        sum_columns(job, row, begin, lines, results)
+        sum_rows(job, plane, roi, (first, last), begin, end, scratch, lines)
+        sum_columns(job, roi, begin, lines, results)
         write_lines(job, results, at + first * job.out_row, last - first)
 
 
 def work(thread, job):
     """Pool a task, whose block is a channel, or all of them."""
-    strides, out_strides, task = strides_in(job), strides_out(job), task_of(thread, job)
+    task = task_of(thread, job)
     for i in range(task.begin, task.end):
-        row = job.order[i]
-        plane = job.table_images[row] * strides.image + task.block * strides.channel
-        at = (job.start + row) * out_strides.image + task.block * out_strides.channel
-        pool_lines(job, plane, row, (task.low, task.high), at, thread * job.scratch_size)
+        roi = job.order[i]
+        plane, at = map_at(job, roi, task.block), out_at(job, roi, task.block, 0)
+        pool_lines(job, plane, roi, (task.low, task.high), at, thread * job.scratch_size)

@@ -20,7 +20,15 @@ from numba import njit
 
 from . import _kernels, _taps
 from ._cpu_channels import clipped, pack_rows
-from ._cpu_job import CONTRACTED, INLINED, axis_tables, strides_in, strides_out, turned_tables
+from ._cpu_job import (
+    CONTRACTED,
+    INLINED,
+    axis_tables,
+    span_of,
+    strides_in,
+    strides_out,
+    turned_tables,
+)
 from ._cpu_results import write
 from ._cpu_tables import spreads
 from ._cpu_tasks import first_channel, task_of
@@ -101,18 +109,18 @@ def write_band(job, band, plane, low, high):
 
 
 @njit(**INLINED)
-def reaching_bins(job, y_taps, row, low, high):
+def reaching_bins(job, y_taps, roi, low, high):
     """Return the first row of bins that taps rows ``low:high`` of the map, and the end."""
     first, end = job.output_height, 0
     for ph in range(job.output_height):
-        taps = clipped(bin_taps(y_taps, row, ph), low, high)
+        taps = clipped(bin_taps(y_taps, roi, ph), low, high)
         if taps.first < taps.last:
             first, end = min(first, ph), ph + 1
     return first, end
 
 
 @njit(**INLINED)
-def spread(job, x_bins, row, bins, count, columns, lines):
+def spread(job, x_bins, roi, bins, count, columns, lines):
     """Spread `count` rows of bins over columns of a RoI's span, into lines."""
     lanes, width = len(job.tag), job.output_width
     numbers = view(job.scratch, 0, job.tag)
@@ -120,19 +128,19 @@ def spread(job, x_bins, row, bins, count, columns, lines):
     for k in range(count):
         origin = np.uintp(bins + k * width * lanes)
         for u in range(columns[0], columns[1]):
-            taps = bin_taps(x_bins, row, u)
+            taps = bin_taps(x_bins, roi, u)
             numbers[lines] = weighted(numbers, origin, np.uintp(lanes), taps, zero)
             lines += lanes
 
 
 @njit(**INLINED)
-def gather(job, y_bins, row, rows, first_bin, last_bin, top, cell, lines, count):
+def gather(job, y_bins, roi, rows, first_bin, last_bin, top, cell, lines, count):
     """Add to `count` cells of each of some rows of the span the lines of the bins that tap it."""
     lanes = len(job.tag)
     numbers = view(job.scratch, 0, job.tag)
     pitch = np.uintp(count * lanes)
     for u in range(rows[0], rows[1]):
-        taps = clipped(bin_taps(y_bins, row, u), first_bin, last_bin)
+        taps = clipped(bin_taps(y_bins, roi, u), first_bin, last_bin)
         if taps.first < taps.last:
             origin = lines - first_bin * count * lanes
             to = cell + (top + u) * job.width * lanes
@@ -144,33 +152,30 @@ def gather(job, y_bins, row, rows, first_bin, last_bin, top, cell, lines, count)
 
 
 @njit(**INLINED)
-def add_by_lines(job, turned, row, begin, count, bins, band, low, high):
+def add_by_lines(job, turned, roi, begin, count, bins, band, low, high):
     """Add `count` rows of bins to a band, rows ``low:high`` of the map, by lines."""
     lanes, width = len(job.tag), job.output_width
-    span = 4 * row
-    top, bottom, left, right = (
-        job.spans[span], job.spans[span + 1], job.spans[span + 2], job.spans[span + 3]
-    )  # fmt: skip
+    top, bottom, left, right = span_of(job, roi)
     y_bins, x_bins = turned
     rows = max(top, low) - top, min(bottom, high) - top
     lines, most = bins + max(CELLS, width) * lanes, max(1, CELLS // count)
     for u in range(0, right - left, most):
         end = min(u + most, right - left)
-        spread(job, x_bins, row, bins, count, (u, end), lines)
+        spread(job, x_bins, roi, bins, count, (u, end), lines)
         cell = band + (left + u - low * job.width) * lanes
-        gather(job, y_bins, row, rows, begin, begin + count, top, cell, lines, end - u)
+        gather(job, y_bins, roi, rows, begin, begin + count, top, cell, lines, end - u)
 
 
 @njit(**INLINED)
-def add_by_bins(job, taps, row, begin, count, bins, band, low, high):
+def add_by_bins(job, taps, roi, begin, count, bins, band, low, high):
     """Add `count` rows of bins to a band, each bin to the cells that it taps."""
     lanes = len(job.tag)
     numbers = view(job.scratch, 0, job.tag)
     y_taps, x_taps = taps
     for ph in range(begin, begin + count):
-        rows = clipped(bin_taps(y_taps, row, ph), low, high)
+        rows = clipped(bin_taps(y_taps, roi, ph), low, high)
         for pw in range(job.output_width):
-            columns = bin_taps(x_taps, row, pw)
+            columns = bin_taps(x_taps, roi, pw)
             gradient = numbers[bins]
             bins += lanes
             for i in range(rows.first, rows.last):
@@ -182,19 +187,19 @@ def add_by_bins(job, taps, row, begin, count, bins, band, low, high):
 
 
 @njit(**CONTRACTED)
-def add_roi(job, taps, turned, row, grad, band, low, high):
+def add_roi(job, taps, turned, roi, grad, band, low, high):
     """Add a RoI's gradient to a band; `grad` is its first element in the block of channels."""
     width = job.output_width
     bins = band + job.band_rows * job.width * len(job.tag)
-    first, last = reaching_bins(job, taps[0], row, low, high)
+    first, last = reaching_bins(job, taps[0], roi, low, high)
     group = max(1, CELLS // width)
     for begin in range(first, last, group):
         count = min(group, last - begin)
         pack_bins(job, grad + begin * job.in_row, bins, count)
-        if spreads(job, taps[1], row):
-            add_by_lines(job, turned, row, begin, count, bins, band, low, high)
+        if spreads(job, taps[1], roi):
+            add_by_lines(job, turned, roi, begin, count, bins, band, low, high)
         else:
-            add_by_bins(job, taps, row, begin, count, bins, band, low, high)
+            add_by_bins(job, taps, roi, begin, count, bins, band, low, high)
 
 
 def work(thread, job):
@@ -206,10 +211,11 @@ def work(thread, job):
     plane = task.image * job.out_image + c * job.out_channel
     start_band(job, plane, band, low, high)
     for i in range(task.begin, task.end):
-        row = job.order[i]
-        if job.spans[4 * row] >= high:
+        roi = job.order[i]
+        top, bottom, _, _ = span_of(job, roi)
+        if top >= high:
             break  # they stand in the order of their first rows
-        if job.spans[4 * row + 1] > low:
-            grad = (job.start + row) * job.in_image + c * job.in_channel
-            add_roi(job, taps, turned, row, grad, band, low, high)
+        if bottom > low:
+            grad = (job.start + roi) * job.in_image + c * job.in_channel
+            add_roi(job, taps, turned, roi, grad, band, low, high)
     write_band(job, band, plane, low, high)

@@ -126,14 +126,20 @@ NUMBERS = {
 POSITIONS = {name: position for position, name in enumerate([*ADDRESSES, *NUMBERS])}
 
 
+# Bytes of the side of a patch. AVX-512 can hold sixteen pixels of sixteen planes, but then keeps no
+# registers for addresses, nearly all loads cross a line of cache, and narrow boxes are padded.
+PATCH = 32
+
+
 class Job(types.Type):
     """Numba's type of a job: a pointer to its fields.
 
     `storage` is the type of the elements read, `result` of those written, and `number` that of
     sums, of which a vector has `lanes`. Beside the fields it has ``zero``, a number; ``tag``, a
-    tuple as long as a vector; ``wide``, one as long as four registers; and ``square``, one as long
-    as the side of what `tile` transposes: as many numbers as a register holds, since with twice as
-    many the square leaves the registers, and packing took 1.7 times as long.
+    tuple as long as a vector; ``wide``, one as long as four registers; ``square``, one as long as
+    the side of what `tile` transposes: as many numbers as a register holds, since with twice as
+    many the square leaves the registers, and packing took 1.7 times as long; and ``patch``, one as
+    long as the side of what is summed where it lies and then transposed.
     """
 
     def __init__(self, storage, result, number, lanes):
@@ -153,6 +159,7 @@ class Job(types.Type):
             "tag": types.UniTuple(types.intp, self.lanes),
             "wide": types.UniTuple(types.intp, 4 * register),
             "square": types.UniTuple(types.intp, square),
+            "patch": types.UniTuple(types.intp, min(self.lanes, 8 * PATCH // self.number.bitwidth)),
             "zero": self.number,
         }
 
@@ -305,6 +312,34 @@ def turned_tables(job):
         array_at(job.x_turned_bounds, (rows, job.width + 2)),
     )
     return y, x
+
+
+class Span(NamedTuple):
+    """The rows ``top:bottom`` and the columns ``left:right`` of the map that a RoI taps."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+@njit(**INLINED)
+def span_of(job, roi):
+    """Return the part of the map that a RoI taps."""
+    spans, at = job.spans, 4 * roi
+    return Span(spans[at], spans[at + 1], spans[at + 2], spans[at + 3])
+
+
+@njit(**INLINED)
+def map_at(job, roi, c):
+    """Return where the map of a RoI's image begins, in a channel."""
+    return job.table_images[roi] * job.in_image + c * job.in_channel
+
+
+@njit(**INLINED)
+def out_at(job, roi, c, ph):
+    """Return where a row of bins of a RoI begins in the output, in a channel."""
+    return (job.start + roi) * job.out_image + c * job.out_channel + ph * job.out_row
 
 
 @njit(**INLINED)

@@ -12,7 +12,7 @@ from numba import njit
 
 from . import _kernels, _taps
 from ._cpu_channels import own_columns
-from ._cpu_job import INLINED, axis_tables
+from ._cpu_job import INLINED, axis_tables, map_at, out_at
 from ._cpu_results import write
 from ._cpu_tasks import first_channel, task_of
 from ._lanes import planes_of, turn, view, zero_of
@@ -29,13 +29,13 @@ def scratch_size(bins, width, line, lanes):
 @njit(**INLINED)
 def sum_rows(job, plane, rows, columns, line):
     """Sum some rows of a block's planes, `columns` from element `plane` on, into a line."""
-    lanes, square, row_stride = len(job.tag), len(job.square), np.uintp(job.in_row)
-    target = view(job.scratch, 0, job.square)
-    for k in range(0, lanes, square):
-        planes = planes_of(job.features, plane + k * job.in_channel, job.in_channel, job.square)
+    lanes, patch, row_stride = len(job.tag), len(job.patch), np.uintp(job.in_row)
+    target = view(job.scratch, 0, job.patch)
+    for k in range(0, lanes, patch):
+        planes = planes_of(job.features, plane + k * job.in_channel, job.in_channel, job.patch)
         zero = zero_of(planes)
-        for p in range(0, columns, square):
-            p = min(p, columns - square)  # the last square overlaps the one before
+        for p in range(0, columns, patch):
+            p = min(p, columns - patch)  # the last patch overlaps the one before
             turn(
                 weighted(planes, np.uintp(p), row_stride, rows, zero),
                 target, line + p * lanes + k, lanes,
@@ -51,15 +51,15 @@ def work(thread, job):
     cells, staging = line + job.width * lanes, thread * job.staging_size
     c = first_channel(job, task.block)
     for i in range(task.begin, task.end):
-        row = job.order[i]
-        left, right = own_columns(job, row)
-        plane = job.table_images[row] * job.in_image + c * job.in_channel + left
+        roi = job.order[i]
+        left, right = own_columns(job, roi, len(job.patch))
+        plane = map_at(job, roi, c) + left
         cell = cells
         for ph in range(task.low, task.high):
-            sum_rows(job, plane, bin_taps(y_taps, row, ph), right - left, line)
+            sum_rows(job, plane, bin_taps(y_taps, roi, ph), right - left, line)
             for pw in range(width):
-                first, columns = np.uintp(line - left * lanes), bin_taps(x_taps, row, pw)
+                first, columns = np.uintp(line - left * lanes), bin_taps(x_taps, roi, pw)
                 numbers[cell] = weighted(numbers, first, stride, columns, zero)
                 cell += lanes
-        at = (job.start + row) * job.out_image + c * job.out_channel + task.low * job.out_row
+        at = out_at(job, roi, c, task.low)
         write(job, cells, staging, at, task.high - task.low, width)

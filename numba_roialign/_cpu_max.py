@@ -26,16 +26,16 @@ def argmax_strides(job):
 
 
 @njit(**INLINED)
-def pool_bins(job, y_samples, x_samples, row, first_channel, last_channel, first_bin, last_bin):
+def pool_bins(job, y_samples, x_samples, roi, first_channel, last_channel, first_bin, last_bin):
     """Pool rows of bins of some channels of a RoI, one bin at a time."""
     features, out = view(job.features, 0, (0,)), view(job.out, 0, (0,))
     strides, out_strides = strides_in(job), strides_out(job)
-    images, n = array_at(job.table_images, (job.table_rows,)), job.start + row
+    images, n = array_at(job.table_images, (job.table_rows,)), job.start + roi
     for c in range(first_channel, last_channel):
         for ph in range(first_bin, last_bin):
             for pw in range(job.output_width):
                 value, number = largest_at(
-                    features, strides, images, y_samples, x_samples, row, c, ph, pw,
+                    features, strides, images, y_samples, x_samples, roi, c, ph, pw,
                     job.mode, job.zero,
                 )  # fmt: skip
                 out[element_at(out_strides, n, c, ph, pw)] = value

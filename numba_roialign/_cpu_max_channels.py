@@ -11,7 +11,7 @@ from numba import njit
 
 from . import _kernels, _taps
 from ._cpu_channels import SPARSE, own_columns, pack_rows
-from ._cpu_job import INLINED, sample_tables
+from ._cpu_job import INLINED, map_at, out_at, sample_tables, span_of
 from ._cpu_max import argmax_strides, pool_bins
 from ._cpu_results import write
 from ._cpu_tables import pixel_span
@@ -28,20 +28,20 @@ def scratch_size(bins, width, window, lanes):
 
 
 @njit(**INLINED)
-def rows_of(job, y_samples, row, first_bin, last_bin):
+def rows_of(job, y_samples, roi, first_bin, last_bin):
     """Return the rows of the map that some rows of bins read; samples may run down."""
-    low, high = pixel_span(y_samples, row, first_bin, last_bin)
+    low, high = pixel_span(y_samples, roi, first_bin, last_bin)
     if low == high:
         return low, high
     return max(low - 1, 0), min(high + 1, job.height)
 
 
 @njit(**INLINED)
-def fitting_bins(job, y_samples, row, first_bin, last_bin, columns):
+def fitting_bins(job, y_samples, roi, first_bin, last_bin, columns):
     """Return the end of the rows of bins from `first_bin` on whose rows of the map fit."""
     end = first_bin
     while end < last_bin:
-        low, high = rows_of(job, y_samples, row, first_bin, end + 1)
+        low, high = rows_of(job, y_samples, roi, first_bin, end + 1)
         if (high - low) * columns > job.window:
             break
         end += 1
@@ -49,20 +49,20 @@ def fitting_bins(job, y_samples, row, first_bin, last_bin, columns):
 
 
 @njit(**INLINED)
-def pool_packed(job, y_samples, x_samples, row, first_bin, last_bin, window, cells, numbers):
+def pool_packed(job, y_samples, x_samples, roi, first_bin, last_bin, window, cells, numbers):
     """Pool rows of bins from packed rows of the map, into cells and their numbers."""
     lanes = len(job.tag)
     features, results = view(job.scratch, 0, job.tag), view(job.numbers, 0, job.tag)
     zero = zero_of(features)
     origin, row_stride, column_stride = np.uintp(window[0]), np.uintp(window[1]), np.uintp(lanes)
     for ph in range(first_bin, last_bin):
-        rows = bin_taps(y_samples, row, ph)
+        rows = bin_taps(y_samples, roi, ph)
         for pw in range(job.output_width):
             value, number = largest(
                 features, origin, row_stride, column_stride,
-                rows, bin_taps(x_samples, row, pw),
-                y_samples.firsts[row, ph], x_samples.firsts[row, pw],
-                y_samples.grids[row], x_samples.grids[row], job.mode, zero,
+                rows, bin_taps(x_samples, roi, pw),
+                y_samples.firsts[roi, ph], x_samples.firsts[roi, pw],
+                y_samples.grids[roi], x_samples.grids[roi], job.mode, zero,
             )  # fmt: skip
             features[cells] = value
             if job.keeps_argmax:
@@ -72,10 +72,10 @@ def pool_packed(job, y_samples, x_samples, row, first_bin, last_bin, window, cel
 
 
 @njit(**INLINED)
-def write_argmax(job, row, c, first_bin, last_bin, numbers):
+def write_argmax(job, roi, c, first_bin, last_bin, numbers):
     """Write the numbers of rows of bins of a block of channels."""
     strides, lanes, width = argmax_strides(job), len(job.tag), job.output_width
-    at = (job.start + row) * strides.image + c * strides.channel
+    at = (job.start + roi) * strides.image + c * strides.channel
     for p in range((last_bin - first_bin) * width):
         to = at + (first_bin + p // width) * strides.row + p % width * strides.column
         for k in range(lanes):
@@ -83,46 +83,41 @@ def write_argmax(job, row, c, first_bin, last_bin, numbers):
 
 
 @njit(**INLINED)
-def is_sparse(job, y_samples, x_samples, row):
+def is_sparse(job, y_samples, x_samples, roi):
     """Say whether a RoI's taps are few of its window's pixels."""
-    y = y_samples.bounds[row, job.output_height] - y_samples.bounds[row, 0]
-    x = x_samples.bounds[row, job.output_width] - x_samples.bounds[row, 0]
-    span = 4 * row
-    rows, columns = (
-        job.spans[span + 1] - job.spans[span], job.spans[span + 3] - job.spans[span + 2]
-    )  # fmt: skip
-    return rows * columns > SPARSE * y * x
+    y = y_samples.bounds[roi, job.output_height] - y_samples.bounds[roi, 0]
+    x = x_samples.bounds[roi, job.output_width] - x_samples.bounds[roi, 0]
+    top, bottom, left, right = span_of(job, roi)
+    return (bottom - top) * (right - left) > SPARSE * y * x
 
 
 @njit(**INLINED)
-def pool_roi(job, y_samples, x_samples, row, c, share, base, numbers):
+def pool_roi(job, y_samples, x_samples, roi, c, share, base, numbers):
     """Pool some rows of bins of a RoI in a block of channels.
 
     Which of them go without lanes is told by the RoI alone: two zeros of different signs are equal,
     and of those lanes take the last.
     """
-    lanes, sparse = len(job.tag), is_sparse(job, y_samples, x_samples, row)
-    left, right = own_columns(job, row)
+    lanes, sparse = len(job.tag), is_sparse(job, y_samples, x_samples, roi)
+    left, right = own_columns(job, roi, len(job.square))
     left, right = max(left - 1, 0), min(right + 1, job.width)
     columns, cells = right - left, base + job.window * lanes
-    plane = job.table_images[row] * job.in_image + c * job.in_channel
-    out = (job.start + row) * job.out_image + c * job.out_channel
+    plane = map_at(job, roi, c)
     begin = share[0]
     while begin < share[1]:
-        end = begin if sparse else fitting_bins(job, y_samples, row, begin, share[1], columns)
+        end = begin if sparse else fitting_bins(job, y_samples, roi, begin, share[1], columns)
         if end == begin:
             end = share[1] if sparse else begin + 1
-            pool_bins(job, y_samples, x_samples, row, c, c + lanes, begin, end)
+            pool_bins(job, y_samples, x_samples, roi, c, c + lanes, begin, end)
             begin = end
             continue
-        low, high = rows_of(job, y_samples, row, begin, end)
+        low, high = rows_of(job, y_samples, roi, begin, end)
         pack_rows(job, plane + low * job.in_row + left * job.in_column, columns, base, high - low)
         window = base - (low * columns + left) * lanes, columns * lanes
-        pool_packed(job, y_samples, x_samples, row, begin, end, window, cells, numbers)
-        at = out + begin * job.out_row
-        write(job, cells, 0, at, end - begin, job.output_width)
+        pool_packed(job, y_samples, x_samples, roi, begin, end, window, cells, numbers)
+        write(job, cells, 0, out_at(job, roi, c, begin), end - begin, job.output_width)
         if job.keeps_argmax:
-            write_argmax(job, row, c, begin, end, numbers)
+            write_argmax(job, roi, c, begin, end, numbers)
         begin = end
 
 

@@ -94,13 +94,13 @@ def pool_bin(job, plane, blocks, rows, columns, line, cell, pitch):
 
 
 @njit(**INLINED)
-def pool_bins(job, y_taps, x_taps, row, blocks, y, x, line, cells, pitch):
+def pool_bins(job, y_taps, x_taps, roi, blocks, y, x, line, cells, pitch):
     """Pool the bins of rows ``y[0]:y[1]`` and columns ``x[0]:x[1]`` into cells."""
-    plane = job.table_images[row] * job.in_image
+    plane = job.table_images[roi] * job.in_image
     for ph in range(y[0], y[1]):
-        rows = bin_taps(y_taps, row, ph)
+        rows = bin_taps(y_taps, roi, ph)
         for pw in range(x[0], x[1]):
-            columns = bin_taps(x_taps, row, pw)
+            columns = bin_taps(x_taps, roi, pw)
             pool_bin(job, plane, blocks, rows, columns, line, cells, pitch)
             cells += len(job.tag)
 
@@ -126,12 +126,12 @@ def work(thread, job):
     high, wide = (1, 1) if beside else (task.high - task.low, width)
     pitch = high * wide * lanes
     for i in range(task.begin, task.end):
-        row = job.order[i]
+        roi = job.order[i]
         for y in range(task.low, task.high, high):
             for x in range(0, width, wide):
                 pool_bins(
-                    job, y_taps, x_taps, row, blocks, (y, y + high), (x, x + wide), line,
+                    job, y_taps, x_taps, roi, blocks, (y, y + high), (x, x + wide), line,
                     cells, pitch,
                 )  # fmt: skip
-                at = (job.start + row) * job.out_image + y * job.out_row + x * job.out_column
+                at = (job.start + roi) * job.out_image + y * job.out_row + x * job.out_column
                 write_blocks(job, blocks, cells, pitch, staging, at, high, wide)

@@ -14,19 +14,19 @@ average_at = njit(**INLINED)(_kernels.average_at)
 
 
 @njit(**INLINED)
-def pool_bins(job, row, first_channel, last_channel, share):
+def pool_bins(job, roi, first_channel, last_channel, share):
     """Pool rows of bins of some channels of a RoI, one bin at a time."""
     features, out = view(job.features, 0, (0,)), view(job.out, 0, (0,))
     strides, out_strides, zero = strides_in(job), strides_out(job), job.zero
     images = array_at(job.table_images, (job.table_rows,))
     y_taps, x_taps = axis_tables(job)
     for c in range(first_channel, last_channel):
-        plane = (job.start + row) * out_strides.image + c * out_strides.channel
+        plane = (job.start + roi) * out_strides.image + c * out_strides.channel
         for ph in range(share[0], share[1]):
             for pw in range(job.output_width):
                 o = plane + ph * out_strides.row + pw * out_strides.column
                 out[np.uintp(o)] = average_at(
-                    features, strides, images, y_taps, x_taps, row, c, ph, pw, zero
+                    features, strides, images, y_taps, x_taps, roi, c, ph, pw, zero
                 )
 
 

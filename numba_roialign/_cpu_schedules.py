@@ -27,7 +27,7 @@ from . import (
     _cpu_winners,
 )
 from . import _cpu_found as at
-from ._cpu_job import Compiled, compiled
+from ._cpu_job import PATCH, Compiled, compiled
 from ._kernels import AVERAGE
 from ._lanes import REGISTER
 from ._memory import LINE
@@ -43,9 +43,8 @@ LANE_BYTES = 128
 # with a whole one a box of all of a 200 x 304 map took 1.3 times as long; mixed_adaptive, channels
 # last, took 1.04 to 1.3, and 2.7 with two.
 LARGE_MAP = 1 << 14
-# The same for RoIs that have few pixels in common, whose scratch is a line, unless that is so long
-# that it takes more than packed rows may.
-APART_LANE_BYTES = 256
+# The same for whole pixels, channels last.
+PIXELS_LANE_BYTES = 256
 # The same for a gradient.
 GRADIENT_LANE_BYTES = 64
 # The same for a maximum.
@@ -192,11 +191,10 @@ def packed(kinds, strides, channels, sampling):
 
 def lines(kinds, strides, channels, sampling):
     """Return the schedule of RoIs apart, or None where the map has no squares of columns."""
-    if strides.column != 1 or sampling.width * kinds.number_bytes < REGISTER:
+    if strides.column != 1 or sampling.width * kinds.number_bytes < PATCH:
         return None
     bins, width, line = sampling.output_height, sampling.output_width, sampling.width
-    lane_bytes = APART_LANE_BYTES if 2 * line <= _cpu_channels.WINDOW else LANE_BYTES
-    lanes = fitting_lanes(channels, min(MOST_LANES, lane_bytes // kinds.number_bytes))
+    lanes = fitting_lanes(channels, min(MOST_LANES, LANE_BYTES // kinds.number_bytes))
     most_bins = _cpu_channels.most_rows(width)
     scratch_size = _cpu_lines.scratch_size(min(bins, most_bins), width, line, lanes)
     blocks = -(-channels // lanes)
@@ -205,7 +203,7 @@ def lines(kinds, strides, channels, sampling):
 
 def pixels(kinds, channels, sampling):
     """Return the schedule of RoIs apart, where channels lie side by side."""
-    most = min(MOST_LANES, APART_LANE_BYTES // kinds.number_bytes)
+    most = min(MOST_LANES, PIXELS_LANE_BYTES // kinds.number_bytes)
     lanes = fitting_lanes(channels, most)
     bins, width = sampling.output_height, sampling.output_width
     blocks = -(-channels // lanes)

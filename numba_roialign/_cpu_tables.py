@@ -7,7 +7,7 @@ from numba import njit
 
 from . import _cpu_found as at
 from . import _taps
-from ._cpu_job import UNCOUNTED, array_at, axis_tables, sample_tables, turned_tables
+from ._cpu_job import UNCOUNTED, array_at, axis_tables, sample_tables, span_of, turned_tables
 from ._geometry import Convention, Sampling
 
 # With more columns than this per tap, a gradient is spread bin by bin, for few columns of a line
@@ -84,50 +84,43 @@ def survey(thread, job):
     found[line + at.HIGH], found[line + at.BOTTOM], found[line + at.RIGHT] = high, bottom, right
 
 
-def fill(thread, job):
-    """Fill a thread's share of the rows with taps."""
+@njit(inline="always", **UNCOUNTED)
+def fill_rows(thread, job, fill_row, tables, corner):
+    """Fill a thread's share of the rows by a function of `_taps`, and survey them."""
     images, rois, sampling, convention = arguments_of(job)
-    y_taps, x_taps = axis_tables(job)
+    y, x = tables
     first, last = share_of(thread, job)
     for row in range(first, last):
-        fill_taps(images, y_taps, x_taps, row, rois, row, sampling, convention, job.zero)
+        fill_row(images, y, x, row, rois, row, sampling, convention, job.zero, *corner)
     survey(thread, job)
+
+
+def fill(thread, job):
+    """Fill a thread's share of the rows with taps."""
+    fill_rows(thread, job, fill_taps, axis_tables(job), ())
 
 
 def fill_with_samples(thread, job):
     """Fill a thread's share of the rows with samples."""
-    images, rois, sampling, convention = arguments_of(job)
-    y_samples, x_samples = sample_tables(job)
-    first, last = share_of(thread, job)
-    for row in range(first, last):
-        fill_samples(images, y_samples, x_samples, row, rois, row, sampling, convention, job.zero)
-    survey(thread, job)
+    fill_rows(thread, job, fill_samples, sample_tables(job), ())
 
 
 def fill_with_slopes(thread, job):
     """Fill a thread's share of the rows with taps on one axis and slopes on the other."""
-    images, rois, sampling, convention = arguments_of(job)
-    y_taps, x_taps = axis_tables(job)
-    corner = job.corner
-    first, last = share_of(thread, job)
-    for row in range(first, last):
-        fill_slopes(images, y_taps, x_taps, row, rois, row, sampling, convention, corner, job.zero)
-    survey(thread, job)
-
-
-_fill = njit(**UNCOUNTED)(fill)
+    fill_rows(thread, job, fill_slopes, axis_tables(job), (job.corner,))
 
 
 @njit(**UNCOUNTED)
 def spreads(job, x_taps, row):
     """Say whether a gradient spreads a RoI over lines, and not bin by bin: see `_cpu_gradient`."""
     taps = x_taps.bounds[row, job.output_width] - x_taps.bounds[row, 0]
-    return job.spans[4 * row + 3] - job.spans[4 * row + 2] <= SPARSE * taps
+    _, _, left, right = span_of(job, row)
+    return right - left <= SPARSE * taps
 
 
 def fill_turned(thread, job):
     """Fill a thread's share of the rows with taps, and with the same turned round where needed."""
-    _fill(thread, job)
+    fill_rows(thread, job, fill_taps, axis_tables(job), ())
     images = array_at(job.table_images, (job.table_rows,))
     y_taps, x_taps = axis_tables(job)
     y_bins, x_bins = turned_tables(job)

@@ -11,7 +11,7 @@ from numba import njit
 
 from . import _kernels
 from ._cpu_gradient import start_band
-from ._cpu_job import INLINED, sample_tables, strides_in
+from ._cpu_job import INLINED, sample_tables, span_of, strides_in
 from ._cpu_max import argmax_strides
 from ._cpu_results import write
 from ._cpu_tasks import task_of
@@ -22,24 +22,24 @@ element_at = njit(**INLINED)(_kernels.element_at)
 
 
 @njit(**INLINED)
-def taps_of(samples, row, p, number):
+def taps_of(samples, roi, p, number):
     """Return the first tap of a bin's sample, or -1 where no such sample is inside the map."""
-    begin, end = samples.bounds[row, p], samples.bounds[row, p + 1]
-    inside = number - samples.firsts[row, p]
+    begin, end = samples.bounds[roi, p], samples.bounds[roi, p + 1]
+    inside = number - samples.firsts[roi, p]
     if inside < 0 or inside >= (end - begin) // 2:
         return -1
     return begin + 2 * inside
 
 
 @njit(**INLINED)
-def add_bin(job, y_samples, x_samples, row, ph, pw, number, gradient, band, low, high):
+def add_bin(job, y_samples, x_samples, roi, ph, pw, number, gradient, band, low, high):
     """Add a bin's gradient to a band where the sample or corner of that number taps it."""
-    cells, corners, grid = view(job.scratch, 0, (0,)), job.mode == CORNER_MAX, x_samples.grids[row]
+    cells, corners, grid = view(job.scratch, 0, (0,)), job.mode == CORNER_MAX, x_samples.grids[roi]
     if grid <= 0:
         return
     corner = number % 4
     sample = number // 4 if corners else number
-    i, j = taps_of(y_samples, row, ph, sample // grid), taps_of(x_samples, row, pw, sample % grid)
+    i, j = taps_of(y_samples, roi, ph, sample // grid), taps_of(x_samples, roi, pw, sample % grid)
     if i < 0 or j < 0:
         return
     for a in range(2):
@@ -60,17 +60,18 @@ def work(thread, job):
     plane = task.image * job.out_image + c * job.out_channel
     start_band(job, plane, band, low, high)
     for i in range(task.begin, task.end):
-        row = job.order[i]
+        roi = job.order[i]
+        top, bottom, _, _ = span_of(job, roi)
         # Swapped corners turn a bin's samples round, and its span is off by one.
-        if job.spans[4 * row] - 1 < high and job.spans[4 * row + 1] + 1 > low:
-            n = job.start + row
+        if top - 1 < high and bottom + 1 > low:
+            n = job.start + roi
             for ph in range(job.output_height):
                 for pw in range(job.output_width):
                     number = job.argmax[np.intp(element_at(argmax_strides(job), n, c, ph, pw))]
                     if number >= 0:
                         gradient = grad[element_at(strides, n, c, ph, pw)]
                         add_bin(
-                            job, y_samples, x_samples, row, ph, pw, number, gradient,
+                            job, y_samples, x_samples, roi, ph, pw, number, gradient,
                             band, low, high,
                         )  # fmt: skip
     write(job, band, 0, plane + low * job.out_row, high - low, job.width)

@@ -13,7 +13,6 @@ axis_taps = cuda.jit(device=True)(_taps.axis_taps)
 axis_samples = cuda.jit(device=True)(_taps.axis_samples)
 fill_slopes = cuda.jit(device=True)(_taps.fill_slopes)
 turn_taps = cuda.jit(device=True)(_taps.turn_taps)
-turn_samples = cuda.jit(device=True)(_taps.turn_samples)
 average_at = cuda.jit(device=True)(_kernels.average_at)
 largest_at = cuda.jit(device=True)(_kernels.largest_at)
 element_at = cuda.jit(device=True)(_kernels.element_at)
@@ -60,7 +59,7 @@ def schedule_slopes(rois, start, sampling, convention, images, y_taps, x_taps, z
     count = min(images.shape[0], rois.shape[0] - start)
     for row in range(cuda.grid(1), count, cuda.gridsize(1)):
         n = start + row
-        fill_slopes(images, y_taps, x_taps, row, rois, n, sampling, convention, corner, zero)
+        fill_slopes(images, y_taps, x_taps, row, rois, n, sampling, convention, zero, corner)
 
 
 @cuda.jit
@@ -89,10 +88,10 @@ def schedule_sample_turns(
             continue
         if item < count:
             bins = y_samples.bounds.shape[1] - 1
-            spans[row, 0], spans[row, 1] = turn_samples(y_samples, y_bins, y_codes, row, bins)
+            spans[row, 0], spans[row, 1] = turn_taps(y_samples, y_bins, row, bins, y_codes)
         else:
             bins = x_samples.bounds.shape[1] - 1
-            spans[row, 2], spans[row, 3] = turn_samples(x_samples, x_bins, x_codes, row, bins)
+            spans[row, 2], spans[row, 3] = turn_taps(x_samples, x_bins, row, bins, x_codes)
 
 
 @cuda.jit

@@ -3,7 +3,7 @@
 A bilinear weight factors into one number per axis, border clamp and out-of-map rule included, and
 within a bin the samples that lean on the same pixel merge into one *tap*, a pixel with a weight::
 
-    out[ph, pw] = sum_i y_weight[i] * sum_j x_weight[j] * features[y_pixel[i], x_pixel[j]]
+    out[ph, pw] = sum_j x_weight[j] * sum_i y_weight[i] * features[y_pixel[i], x_pixel[j]]
 
 Taps do not depend on the channel. They stand in tables, one row for each RoI of a batch. Beside
 those of an average there are three kinds more: samples, which a maximum must not merge; slopes, how
@@ -75,11 +75,11 @@ def sample_capacity(bins: int, samples: int, length: int) -> int:
     return 2 * samples * bins if samples > 0 else 2 * (2 * (length + 1) + 2 * bins)
 
 
-def empty_taps(empty, rois: int, bins: int, capacity: int, weight_type, more=0) -> AxisTaps:
+def empty_taps(empty, rois: int, bins: int, capacity: int, weight_type) -> AxisTaps:
     """Allocate a table of taps; `empty` is ``numpy.empty`` or the like of it on a device."""
     slots = rois * capacity
     return AxisTaps(
-        empty(slots, np.int32), empty(slots, weight_type), empty((rois, bins + 1 + more), np.intp)
+        empty(slots, np.int32), empty(slots, weight_type), empty((rois, bins + 1), np.intp)
     )
 
 
@@ -297,35 +297,23 @@ def pixel_counts(taps, ends, row, bins):
 
 
 @uncounted
-def turn_taps(taps, turned, row, bins):
+def turn_taps(taps, turned, row, bins, codes=None):
     """Write for each pixel which bins tap it; return the first such pixel, and the end.
 
     `turned` is a table in which pixels stand in for bins and bins, ascending, for pixels; its
-    bounds have two columns more than the map has pixels.
+    bounds have two columns more than the map has pixels. For samples, `codes` holds twice the
+    sample's number, and 1 more at the second of its two pixels.
     """
     low, high = pixel_counts(taps, turned.bounds, row, bins)
     for p in range(bins):
-        for slot in range(taps.bounds[row, p], taps.bounds[row, p + 1]):
+        begin = taps.bounds[row, p]
+        for slot in range(begin, taps.bounds[row, p + 1]):
             if taps.weights[slot] != 0:
                 u = np.intp(taps.pixels[slot]) - low + 1
                 to = turned.bounds[row, u]
                 turned.pixels[to], turned.weights[to] = p, taps.weights[slot]
-                turned.bounds[row, u] = to + 1
-    return low, high
-
-
-@uncounted
-def turn_samples(samples, turned, codes, row, bins):
-    """As `turn_taps`, for samples; `codes` is twice a sample's number, and 1 more at its end."""
-    low, high = pixel_counts(samples, turned.bounds, row, bins)
-    for p in range(bins):
-        begin = samples.bounds[row, p]
-        for slot in range(begin, samples.bounds[row, p + 1]):
-            if samples.weights[slot] != 0:
-                u = np.intp(samples.pixels[slot]) - low + 1
-                to = turned.bounds[row, u]
-                turned.pixels[to], turned.weights[to] = p, samples.weights[slot]
-                codes[to] = 2 * samples.firsts[row, p] + slot - begin
+                if codes is not None:
+                    codes[to] = 2 * taps.firsts[row, p] + slot - begin
                 turned.bounds[row, u] = to + 1
     return low, high
 
@@ -358,7 +346,7 @@ def fill_samples(images, y_samples, x_samples, row, rois, n, sampling, conventio
 
 
 @compilable()
-def fill_slopes(images, y_taps, x_taps, row, rois, n, sampling, convention, corner, zero):
+def fill_slopes(images, y_taps, x_taps, row, rois, n, sampling, convention, zero, corner):
     """As `fill_taps`, with slopes on the axis of a corner: x1, y1, x2 or y2, from 0 on."""
     T = type(sampling.scale_y)
     image, y, x = locate(rois, n, sampling, convention, zero)
