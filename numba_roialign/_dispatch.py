@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from . import _cpu
+from ._cpu import target as cpu
 
 _NO_QUEUE = nullcontext()
 
@@ -16,10 +16,10 @@ _NO_QUEUE = nullcontext()
 def target_of(family):
     """Return the module of a family's target."""
     if family.target == "cpu":
-        return _cpu
-    from . import _cuda
+        return cpu
+    from ._cuda import target as cuda
 
-    return _cuda
+    return cuda
 
 
 def queue_for(family, x, stream, workspace=None):
@@ -29,9 +29,9 @@ def queue_for(family, x, stream, workspace=None):
     without being asked for.
     """
     if family.target == "cuda":
-        from . import _cuda_queue
+        from ._cuda import queue
 
-        return _cuda_queue.queue_for(family, x, stream, workspace)
+        return queue.queue_for(family, x, stream, workspace)
     if stream is not None or workspace is not None:
         name = "workspace" if stream is None else "stream"
         raise TypeError(f"{name}= is for arrays on a CUDA device, and these are on the CPU")

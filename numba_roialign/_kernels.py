@@ -2,8 +2,8 @@
 
 Plain Python, generic in the number type: `features` is anything that gives a number for
 ``features[i]``, and the numbers need only ``weight * number``, ``number + number`` and, for maxima,
-`take`. The same source runs on float32 and float64 arrays, on half-precision storage (``_halves``),
-on vectors of lanes (``_lanes``), on CUDA, in the CUDA simulator and in the interpreter.
+`take`. The same source runs on float32 and float64 arrays, on half-precision storage, on vectors
+of lanes (`_cpu.lanes`), on CUDA, in the CUDA simulator and in the interpreter.
 """
 
 from __future__ import annotations

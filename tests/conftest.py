@@ -74,14 +74,14 @@ class Cuda(Target):
 
     def __init__(self):
         if SIMULATOR:
-            from numba_roialign import _cuda_arrays, _cuda_forward, _cuda_gradient
+            from numba_roialign._cuda import arrays, average, gradient
 
             # So that small arrays take several blocks, parts, rounds and tiles.
-            _cuda_arrays.THREADS_PER_BLOCK = 16
-            _cuda_forward.THREADS, _cuda_forward.BLOCKS, _cuda_forward.LINE_NUMBERS = 8, 4, 64
-            _cuda_gradient.TILE_HEIGHT, _cuda_gradient.TILE_WIDTH = 2, 4
-            _cuda_gradient.THREADS, _cuda_gradient.BLOCKS = 4, 1
-            _cuda_gradient.SUM_NUMBERS = 8
+            arrays.THREADS_PER_BLOCK = 16
+            average.THREADS, average.BLOCKS, average.LINE_NUMBERS = 8, 4, 64
+            gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 4
+            gradient.THREADS, gradient.BLOCKS = 4, 1
+            gradient.SUM_NUMBERS = 8
 
     def array(self, values):
         from numba import cuda
@@ -191,10 +191,10 @@ def target(request):
 @pytest.fixture
 def planned_with(monkeypatch):
     """Return a context in which CPU calls are planned with other constants of a module."""
-    from numba_roialign import _cpu_plan, _operator
+    from numba_roialign import _cpu, _operator
 
     def forget():
-        for kept in (_cpu_plan.pooling_plan, _cpu_plan.gradient_plan, _operator.alike):
+        for kept in (_cpu.plan.pooling_plan, _cpu.plan.gradient_plan, _operator.alike):
             kept.cache_clear()
 
     @contextlib.contextmanager

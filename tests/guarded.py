@@ -14,9 +14,8 @@ from unittest import mock
 
 import numpy as np
 
-from numba_roialign import _cpu as cpu
-from numba_roialign import _cpu_call, _cpu_plan, _families, _flat
-from numba_roialign._cpu_job import ADDRESSES, POSITIONS
+from numba_roialign import _cpu, _families, _flat
+from numba_roialign._cpu.job import ADDRESSES, POSITIONS
 
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
@@ -54,7 +53,7 @@ def rooms(sizes, fill, at_end=True):
     return arrays
 
 
-class Layout(NamedTuple):
+class MemoryLayout(NamedTuple):
     """What stands in for a layout; `job` has the numbers alone."""
 
     rows: int
@@ -65,14 +64,14 @@ class Layout(NamedTuple):
     source: np.ndarray  # the job of the layout that it stands in for
 
 
-class Workspace(_cpu_call.Workspace):
-    """A workspace with a room for its job and one for each array."""
+class CallMemory(_cpu.call.CallMemory):
+    """A call's memory, with a room for its job and one for each array."""
 
     def __init__(self, layout):
-        sizes = [_cpu_call.JOB_BYTES, *layout.sizes]
+        sizes = [_cpu.call.JOB_BYTES, *layout.sizes]
         job, *self.arrays = rooms(sizes, layout.fill, layout.at_end)
         self.address = job.ctypes.data
-        self.job = job.view(np.int64)[: len(_cpu_call.POSITIONS)]
+        self.job = job.view(np.int64)[: len(_cpu.call.POSITIONS)]
         layout.job[: len(ADDRESSES)] = [array.ctypes.data for array in self.arrays]
         self.lay_out(layout, 0)
 
@@ -96,17 +95,17 @@ def guarded(fill, at_end=True, threaded=False):
     Of what lies beyond an array, a page is guarded to the byte where arrays are `at_end`; of what
     lies before it, where they are not. Small calls are serial unless they are `threaded`.
     """
-    run = cpu.run
+    run = _cpu.target.run
 
     def run_in_threads(plan, features, rois, out, validate, argmax, small):
         return run(plan, features, rois, out, validate, argmax, small=False)
 
-    def layout_of(plan, rois, threads):
-        rows, _, job = _cpu_plan.layout_of(plan, rois, threads)
-        sizes, source, job = _cpu_plan.memory_sizes(plan, rows, threads), job, job.copy()
+    def memory_layout(plan, rois, threads):
+        rows, _, job = _cpu.plan.memory_layout(plan, rois, threads)
+        sizes, source, job = _cpu.plan.memory_sizes(plan, rows, threads), job, job.copy()
         if threaded:
             job[POSITIONS["serial_work"]] = 0
-        return Layout(rows, sizes, job, fill, at_end, source)
+        return MemoryLayout(rows, sizes, job, fill, at_end, source)
 
     def empty_result(shape, dtype):
         dtype = np.dtype(dtype)
@@ -117,13 +116,13 @@ def guarded(fill, at_end=True, threaded=False):
         return memory.view(dtype).reshape(shape)
 
     with contextlib.ExitStack() as patches:
-        for module in (cpu, _families, _flat):
+        for module in (_cpu.target, _families, _flat):
             patches.enter_context(mock.patch.object(module, "empty_result", empty_result))
-        patches.enter_context(mock.patch.object(_cpu_call, "Workspace", Workspace))
-        patches.enter_context(mock.patch.object(_cpu_call, "layout_of", layout_of))
+        patches.enter_context(mock.patch.object(_cpu.call, "CallMemory", CallMemory))
+        patches.enter_context(mock.patch.object(_cpu.call, "memory_layout", memory_layout))
         if threaded:
-            patches.enter_context(mock.patch.object(cpu, "run", run_in_threads))
-            patches.enter_context(mock.patch.object(_cpu_call, "SERIAL_BINS", 0))
+            patches.enter_context(mock.patch.object(_cpu.target, "run", run_in_threads))
+            patches.enter_context(mock.patch.object(_cpu.call, "SERIAL_BINS", 0))
         yield
 
 

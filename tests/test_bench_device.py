@@ -31,11 +31,11 @@ class Simulated(OursOnDevice):
     """Ours in the simulator, which runs a Python thread for each of the device's."""
 
     def __init__(self, threads, **options):
-        from numba_roialign import _cuda_arrays, _cuda_forward, _cuda_gradient
+        from numba_roialign._cuda import arrays, average, gradient
 
-        _cuda_arrays.THREADS_PER_BLOCK = _cuda_forward.THREADS = 8
-        _cuda_forward.BLOCKS, _cuda_gradient.TILE_HEIGHT, _cuda_gradient.TILE_WIDTH = 2, 2, 4
-        _cuda_gradient.THREADS, _cuda_gradient.BLOCKS = 4, 1
+        arrays.THREADS_PER_BLOCK = average.THREADS = 8
+        average.BLOCKS, gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 2, 4
+        gradient.THREADS, gradient.BLOCKS = 4, 1
         cuda_implementations.CALLS_PER_GRAPH = cuda_implementations.MOST_COPIES = 2
         super().__init__(threads, there="numba", **options)
         self.there.elapsed = self.elapsed  # the simulator's events tell no time

@@ -122,7 +122,7 @@ def test_a_box_at_its_least_size_moves_with_its_first_corner(target):
 def test_batches_change_nothing(target, rng, monkeypatch):
     arguments = case(rng, target, np.float32)
     whole = roi_align_box_backward(*arguments, 0.5, 2)
-    monkeypatch.setattr(_cpu, "SLOPE_BYTES", 1)
+    monkeypatch.setattr(_cpu.target, "SLOPE_BYTES", 1)
     assert_array_equal(roi_align_box_backward(*arguments, 0.5, 2), whole)
 
 

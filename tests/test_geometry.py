@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.testing import assert_allclose, assert_array_equal
 
-from numba_roialign import _cpu_job, _geometry, _kernels, _taps
+from numba_roialign import _cpu, _geometry, _kernels, _taps
 from numba_roialign._geometry import LARGEST_GRID, Axis
 from numba_roialign._taps import AxisTaps
 from numba_roialign.conventions import MINDSPORE_0, MINDSPORE_1, TORCHVISION, TORCHVISION_ALIGNED
 
 F64, F32 = np.float64, np.float32
-axis_taps = njit(**_cpu_job.OPTIONS)(_taps.axis_taps)
+axis_taps = njit(**_cpu.job.OPTIONS)(_taps.axis_taps)
 
 
 def taps_of(axis, fill=_taps.axis_taps, weight_type=F64):

@@ -12,9 +12,7 @@ from numba_roialign import (
     InvalidRoIError,
     ROIAlign,
     ROIAlignGrad,
-    _cpu_channels,
-    _cpu_gradient,
-    _cpu_plan,
+    _cpu,
     roi_align,
     roi_align_backward,
 )
@@ -182,7 +180,7 @@ def test_the_same_bits_for_any_threads_and_every_run(target, rng, mode, planned_
     grad = random_features(rng, (40, 19, 5, 5))
     bits = set()
     try:
-        with planned_with(_cpu_gradient, BAND=1 << 12):
+        with planned_with(_cpu.average_gradient, BAND=1 << 12):
             for threads in (1, 2, 3):
                 numba.set_num_threads(threads)
                 for _ in range(50 if mode == "avg" else 10):
@@ -202,9 +200,9 @@ def test_bands_and_batches_change_no_bit(target, rng, mode, planned_with):
     grad = random_features(rng, (30, 9, 5, 5))
     arguments = target, mode, "NCHW", features, grad, rois
     _, whole = forward_and_backward(*arguments)
-    with planned_with(_cpu_gradient, BAND=200):  # some rows
+    with planned_with(_cpu.average_gradient, BAND=200):  # some rows
         _, banded = forward_and_backward(*arguments)
-        with planned_with(_cpu_plan, GRADIENT_BATCH_BYTES=20_000):  # some RoIs
+        with planned_with(_cpu.plan, GRADIENT_BATCH_BYTES=20_000):  # some RoIs
             _, batched = forward_and_backward(*arguments)
     assert_array_equal(banded, whole)
     # batches go through the RoIs in another order: by first row within each
@@ -218,7 +216,7 @@ def test_batches_of_half_types_add_up_in_float32(rng, planned_with, dtype):
     rois = random_rois(rng, 200, shape, is_sorted=True)
     grad = random_features(rng, (200, 9, 3, 3), dtype)
     whole = roi_align_backward(grad, rois, shape, 1.0, 2)
-    with planned_with(_cpu_plan, GRADIENT_BATCH_BYTES=20_000):
+    with planned_with(_cpu.plan, GRADIENT_BATCH_BYTES=20_000):
         batched = roi_align_backward(grad, rois, shape, 1.0, 2)
     ulp = {np.dtype(np.float16): 2.0**-10, BFLOAT16: 2.0**-7}[np.dtype(dtype)]
     expected = whole.astype(np.float64)
@@ -238,7 +236,7 @@ def test_one_channel_of_a_half_type(rng, layout):
 
 @pytest.mark.only("cpu")
 def test_more_bins_than_the_scratch_holds(rng):
-    side = int(_cpu_gradient.CELLS**0.5) + 6
+    side = int(_cpu.average_gradient.CELLS**0.5) + 6
     shape, size = (1, 9, 20, 90), (side, side)
     rois = np.array([[0, 1, 1, 80, 19], [0, 60, 18, 2, 3]], np.float32)
     grad = random_features(rng, (2, 9, *size))
@@ -249,7 +247,7 @@ def test_more_bins_than_the_scratch_holds(rng):
 
 @pytest.mark.only("cpu")
 def test_a_map_wider_than_a_window_of_lanes(rng):
-    width = _cpu_channels.WINDOW + 5
+    width = _cpu.average_channels.WINDOW + 5
     rois = np.array([[0, 1, 0, width, 2], [0, width - 9, 0, width, 2]], np.float32)
     grad = random_features(rng, (2, 8, 2, 3))
     result = roi_align_backward(grad, rois, (1, 8, 2, width), 1.0, 2)
@@ -392,7 +390,7 @@ def test_bad_input(keywords, match):
 
 @pytest.mark.only("cuda")
 def test_batches_on_a_device(target, rng, monkeypatch):
-    from numba_roialign import _cuda
+    from numba_roialign._cuda import target as cuda_target
 
     for dtype, mode in [(np.float32, "avg"), (np.float16, "avg"), (np.float32, "max")]:
         grad, rois, shape = case(rng, target, dtype)
@@ -400,7 +398,7 @@ def test_batches_on_a_device(target, rng, monkeypatch):
         arguments = target, mode, "NCHW", features, grad, rois, 1.0, 2
         with monkeypatch.context() as patch:
             pooled, whole = forward_and_backward(*arguments)
-            patch.setattr(_cuda, "BATCH_BYTES", 1)
+            patch.setattr(cuda_target, "BATCH_BYTES", 1)
             batch_pooled, batched = forward_and_backward(*arguments)
         assert_array_equal(batch_pooled, pooled)
         assert_allclose(batched, whole, atol=1e-3 if dtype == np.float16 else 1e-6)

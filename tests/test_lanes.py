@@ -12,18 +12,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import numba_roialign
-from numba_roialign import (
-    _cpu_call,
-    _cpu_channels,
-    _cpu_pixels,
-    _cpu_plan,
-    _cpu_schedules,
-    _geometry,
-    _kernels,
-    _memory,
-    _taps,
-    roi_align,
-)
+from numba_roialign import _cpu, _geometry, _kernels, _memory, _taps, roi_align
 from numba_roialign.conventions import TORCHVISION
 
 from . import reference
@@ -45,7 +34,7 @@ def without_lanes(planned_with):
     """Return `roi_align` on the scalar schedule."""
 
     def pool(*arguments, **keywords):
-        with planned_with(_cpu_schedules, MOST_LANES=1):
+        with planned_with(_cpu.schedules, MOST_LANES=1):
             return roi_align(*arguments, **keywords)
 
     return pool
@@ -113,15 +102,15 @@ def test_few_channels_whose_taps_lie_far_apart(rng, without_lanes):
 @pytest.fixture
 def schedules_run(monkeypatch):
     """Return the modules of the schedules that compute calls, one call after the other."""
-    names, run = [], _cpu_call.Call.run
+    names, run = [], _cpu.call.Call.run
 
     def noting(call, validate):
         invalid = run(call, validate)
-        needed = call.plan.schedules.needed(call.workspace.found)
+        needed = call.plan.schedules.needed(call.memory.found)
         names.extend(schedule.work.__module__.split(".")[-1] for schedule in needed.values())
         return invalid
 
-    monkeypatch.setattr(_cpu_call.Call, "run", noting)
+    monkeypatch.setattr(_cpu.call.Call, "run", noting)
     return names
 
 
@@ -165,11 +154,11 @@ def test_rois_apart_and_together(rng, without_lanes, schedules_run, layout, dtyp
             pooled = roi_align(features, rois, *arguments)
             read.setdefault(len(rois), set()).update(schedules_run)
             assert_array_equal(pooled, without_lanes(features, rois, *arguments))
-    assert read[len(crowd)] == {"_cpu_channels"}
+    assert read[len(crowd)] == {"average_channels"}
     last = layout == "channels last"
-    assert read[len(together)] == {"_cpu_pixels" if last else "_cpu_channels"}
-    squares = "_cpu_lines" if layout in ("channels first", "cropped") else "_cpu_channels"
-    assert read[len(apart)] == {"_cpu_pixels" if last else squares}
+    assert read[len(together)] == {"average_pixels" if last else "average_channels"}
+    squares = "average_lines" if layout in ("channels first", "cropped") else "average_channels"
+    assert read[len(apart)] == {"average_pixels" if last else squares}
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -185,11 +174,11 @@ def test_whole_pixels(rng, planned_with, without_lanes, schedules_run, layout, c
         schedules_run.clear()
         source = features if layout == "NCHW" else features.transpose(0, 2, 3, 1)
         for changed in {}, {"PIECE": 64}, {"CELLS": 64}:
-            with planned_with(_cpu_pixels, **changed):
+            with planned_with(_cpu.average_pixels, **changed):
                 pooled = roi_align(source, rois, *arguments, layout=layout)
             in_order = pooled if layout == "NCHW" else pooled.transpose(0, 3, 1, 2)
             assert_array_equal(in_order, scalar)
-        assert len([name for name in schedules_run if "_cpu_pixels" in name]) == 3
+        assert len([name for name in schedules_run if "average_pixels" in name]) == 3
 
 
 @pytest.mark.parametrize("channels", [4, 16])
@@ -240,7 +229,7 @@ def test_results_go_around_the_caches_unchanged(rng, monkeypatch, dtype, channel
     features = random_features(rng, shape, dtype)
     rois = random_rois(rng, 20, (2, channels, 9, 11))
     expected = roi_align(features, rois, (5, 7), layout=layout)
-    monkeypatch.setattr(_cpu_call, "STREAM_BYTES", 0)
+    monkeypatch.setattr(_cpu.call, "STREAM_BYTES", 0)
     for skip in (0, 1, 5):  # elements, so that runs begin anywhere in a cache line
         memory = _memory.aligned_empty(((expected.size + skip) * expected.itemsize,))
         out = memory.view(dtype)[skip:].reshape(expected.shape)
@@ -270,12 +259,12 @@ def test_batches_and_chunks_change_no_bit(rng, planned_with, channels):
     whole = roi_align(features, rois, 7)
     chunks = [roi_align(features, rois[n : n + 7], 7) for n in range(0, 60, 7)]
     assert_array_equal(np.concatenate(chunks), whole)
-    with planned_with(_cpu_plan, BATCH_BYTES=20_000):  # some RoIs
+    with planned_with(_cpu.plan, BATCH_BYTES=20_000):  # some RoIs
         assert_array_equal(roi_align(features, rois, 7), whole)
 
 
 def test_rows_wider_than_the_scratch_come_in_bands(rng, without_lanes):
-    width = _cpu_channels.WINDOW // 2 + 5  # the scratch holds one row
+    width = _cpu.average_channels.WINDOW // 2 + 5  # the scratch holds one row
     features = np.broadcast_to(random_features(rng, (1, 9, 8, 1), np.float32), (1, 9, 8, width))
     rois = np.array([[0, 0, 0, width, 8], [0, 3, 1, width, 7]], np.float32)
     arguments = (rois, (3, 4), 1.0, 8)
@@ -295,17 +284,17 @@ def test_a_window_that_does_not_hold_a_roi_changes_no_bit(
         schedules_run.clear()
         for window in (1 << 16, 900, 90):  # all rows; those of a row of bins; some columns of them
             with (
-                planned_with(_cpu_channels, WINDOW=window),
-                planned_with(_cpu_schedules, PIXELS_READS=0),  # packed, also channels last
+                planned_with(_cpu.average_channels, WINDOW=window),
+                planned_with(_cpu.schedules, PIXELS_READS=0),  # packed, also channels last
             ):
                 assert_array_equal(roi_align(features, *arguments), scalar)
-        assert len([name for name in schedules_run if "_cpu_channels" in name]) == 3
+        assert len([name for name in schedules_run if "average_channels" in name]) == 3
 
 
 def test_more_bins_than_the_scratch_come_in_parts(rng, without_lanes):
     features = random_features(rng, (1, 8, 9, 9), np.float32)
     rois = np.array([[0, 1, 1, 8, 8]], np.float32)
-    size = (_cpu_channels.CELLS // 64 + 3, 130)
+    size = (_cpu.average_channels.CELLS // 64 + 3, 130)
     assert_array_equal(roi_align(features, rois, size), without_lanes(features, rois, size))
 
 
@@ -313,7 +302,7 @@ def test_more_bins_than_the_scratch_come_in_parts(rng, without_lanes):
 def test_more_bins_of_a_sparse_roi_than_the_scratch(rng, without_lanes, channels):
     features = random_features(rng, (1, channels, 700, 500), np.float32)
     rois = np.array([[0, 1, 1, 490, 690]], np.float32)
-    size = (_cpu_channels.CELLS // 64 + 3, 66)
+    size = (_cpu.average_channels.CELLS // 64 + 3, 66)
     arguments = (rois, size, 1.0, 1)
     assert_array_equal(roi_align(features, *arguments), without_lanes(features, *arguments))
 
@@ -332,10 +321,10 @@ import sys, numpy as np
 from numba import float32
 numbas = set(sys.modules)
 import numba_roialign
-from numba_roialign import _cpu_channels, _cpu_job
+from numba_roialign import _cpu
 features = np.ones((1, 16, 8, 8), np.float32)
 pooled = numba_roialign.roi_align(features, np.array([[0, 0, 0, 8, 8]] * 2, np.float32), 2)
-code = _cpu_job.compiled(_cpu_channels.work, float32, float32, float32, 16).owner
+code = _cpu.job.compiled(_cpu.average_channels.work, float32, float32, float32, 16).owner
 print(float(pooled.mean()), code.cache_hits, "numba.np.arrayobj" in set(sys.modules) - numbas)
 """
 

@@ -50,7 +50,7 @@ def arguments(dtype=np.float32, layout="C", row=NARROW, scale=HALF):
 def test_a_kernel_is_typed_and_configured_once(monkeypatch):
     from numba import cuda
 
-    from numba_roialign import _cuda_arrays
+    from numba_roialign._cuda import arrays
 
     class Device:
         compute_capability = (9, 0)
@@ -59,7 +59,7 @@ def test_a_kernel_is_typed_and_configured_once(monkeypatch):
     kernel = Kernel()
     given = [arguments() for _ in range(3)]
     for each in given:
-        _cuda_arrays.configured(kernel, (2, 3), 4, 5)(*each)
+        arrays.configured(kernel, (2, 3), 4, 5)(*each)
     assert (kernel.specialisations, kernel.configurations) == (1, 1)
     assert kernel.launches == [(((2, 3), 4, 5), each) for each in given]
     other = [
@@ -69,10 +69,10 @@ def test_a_kernel_is_typed_and_configured_once(monkeypatch):
         arguments(scale=np.float64(0.5)),
     ]
     for number, each in enumerate(other, start=2):
-        _cuda_arrays.configured(kernel, (2, 3), 4, 5)(*each)
+        arrays.configured(kernel, (2, 3), 4, 5)(*each)
         assert kernel.specialisations == number
     Device.compute_capability = (8, 0)
-    _cuda_arrays.configured(kernel, (2, 3), 4, 5)(*given[0])
+    arrays.configured(kernel, (2, 3), 4, 5)(*given[0])
     assert kernel.specialisations == len(other) + 2
 
 
@@ -80,7 +80,7 @@ def test_kinds_tell_apart_what_numba_types_apart():
     """Every pair of arguments that Numba gives two types has two kinds."""
     from numba.cuda.typing.typeof import Purpose, typeof
 
-    from numba_roialign._cuda_arrays import kind_of
+    from numba_roialign._cuda.arrays import kind_of
     from numba_roialign._geometry import Sampling
     from numba_roialign._kernels import Strides
     from numba_roialign.conventions import TORCHVISION

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from numba_roialign import _cpu_channels, _cpu_plan, _cpu_schedules, roi_align
+from numba_roialign import _cpu, roi_align
 
 from . import reference
 from .conftest import BFLOAT16, random_features, random_rois
@@ -212,7 +212,7 @@ def test_bits_do_not_depend_on_threads_or_other_boxes(rng, planned_with, mode):
     """Not even the sign of a zero, of two that are equal, where one row of bins does not fit."""
     features = np.copysign(0, random_features(rng, (1, 16, 60, 50), np.float32))
     rois = np.array([[0, 0, 0, 50, 110]], np.float32)  # the lower rows of bins read less
-    with planned_with(_cpu_channels, WINDOW=1000), planned_with(_cpu_plan, SERIAL_WORK=0):
+    with planned_with(_cpu.average_channels, WINDOW=1000), planned_with(_cpu.plan, SERIAL_WORK=0):
         threads = numba.get_num_threads()
         numba.set_num_threads(1)
         try:
@@ -240,10 +240,10 @@ def test_lanes_equal_the_scalar_schedule(rng, planned_with, mode, layout, channe
     for size, samples, window in [((3, 4), 2, 1 << 16), ((7, 7), -1, 300), ((5, 2), (1, 9), 99)]:
         arguments = (features, rois, size, 1.0, samples)
         keywords = {"mode": mode, "layout": layout, "return_argmax": True}
-        with planned_with(_cpu_channels, WINDOW=window):
+        with planned_with(_cpu.average_channels, WINDOW=window):
             pooled, numbers = roi_align(*arguments, **keywords)
             bare = roi_align(*arguments, mode=mode, layout=layout)
-        with planned_with(_cpu_schedules, MOST_LANES=1):
+        with planned_with(_cpu.schedules, MOST_LANES=1):
             scalar, scalar_numbers = roi_align(*arguments, **keywords)
         assert_array_equal(pooled, scalar)
         assert_array_equal(numbers, scalar_numbers)

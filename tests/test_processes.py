@@ -23,8 +23,8 @@ PRELUDE = """
 import atexit, multiprocessing, os, signal, sys, threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import numba, numpy as np
-from numba_roialign import _cpu_call, _cpu_plan, roi_align
-_cpu_plan.SERIAL_WORK = _cpu_call.SERIAL_BINS = 0  # every call asks for threads
+from numba_roialign import _cpu, roi_align
+_cpu.plan.SERIAL_WORK = _cpu.call.SERIAL_BINS = 0  # every call asks for threads
 
 rng = np.random.default_rng(0)
 FEATURES = rng.standard_normal((1, 32, 40, 40)).astype(np.float32)

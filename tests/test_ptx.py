@@ -52,10 +52,10 @@ def toolchain():
 
 
 def arguments_of(kernel, feature, width):
-    """Return the types of a launch's arguments by their names, as `_cuda` passes them."""
+    """Return the types of a launch's arguments by their names, as `_cuda.target` passes them."""
     from numba.cuda import types
 
-    from numba_roialign._cuda_forward import BinTable
+    from numba_roialign._cuda.average import BinTable
     from numba_roialign._geometry import Convention, Sampling
     from numba_roialign._kernels import Strides
     from numba_roialign._taps import AxisSamples, AxisTaps
@@ -110,7 +110,7 @@ def compile_ptx(module, kernel, dtype, capability, monkeypatch):
     from numba.cuda import types
 
     width = types.float64 if dtype == "float64" else types.float32
-    function = getattr(import_module(f"numba_roialign.{module}"), kernel).py_func
+    function = getattr(import_module(f"numba_roialign._cuda.{module}"), kernel).py_func
     known = arguments_of(kernel, getattr(types, dtype), width)
     arguments = [known[name] for name in inspect.signature(function).parameters]
     return ptx_of(function, arguments, capability, monkeypatch)
@@ -158,7 +158,7 @@ def kernels_of_the_target():
     found = r"^@cuda\.jit\ndef (schedule_\w+)\((.*?)\):"
     return [
         (path.stem, name, re.findall(r"\w+", parameters))
-        for path in sorted(Path(numba_roialign.__file__).parent.glob("_cuda*.py"))
+        for path in sorted(Path(numba_roialign.__file__).parent.glob("_cuda/*.py"))
         for name, parameters in re.findall(found, path.read_text(), re.MULTILINE | re.DOTALL)
     ]
 

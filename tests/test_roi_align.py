@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from numba_roialign import InvalidRoIError, _cpu_plan, roi_align
+from numba_roialign import InvalidRoIError, _cpu, roi_align
 
 from . import reference
 from .conftest import BFLOAT16, HALF_ULP, random_features, random_rois
@@ -433,7 +433,7 @@ def test_the_number_of_threads_does_not_change_a_bit(target, rng, planned_with, 
     before = numba.get_num_threads()
     results = []
     try:
-        with planned_with(_cpu_plan, SERIAL_WORK=0):  # else one thread computes so small a call
+        with planned_with(_cpu.plan, SERIAL_WORK=0):  # else one thread computes so small a call
             for threads in (1, 2, 3):
                 numba.set_num_threads(threads)
                 results.append(roi_align(features, rois, (3, 3)))

@@ -11,7 +11,7 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 from numpy.testing import assert_allclose, assert_array_equal
 
-from numba_roialign import _cpu_call, _memory, roi_align, roi_align_backward, roi_align_box_backward
+from numba_roialign import _cpu, _memory, roi_align, roi_align_backward, roi_align_box_backward
 
 pytestmark = pytest.mark.only("cpu")
 FEATURES = np.ones((2, 3, 4, 5), np.float32)
@@ -160,7 +160,7 @@ def test_a_box_of_a_hundred_megapixels_takes_bounded_scratch():
     features[:, 0], features[:, 1], features[:, 2] = ramp, ramp[:, None], ramp + ramp[:, None]
     rois = np.array([(0, 0.5, 0.5, side - 0.5, side - 0.5)])
     roi_align(features[:, :, :9, :9], rois, 7)  # compiled
-    _cpu_call.Workspace.spare.clear()
+    _cpu.call.CallMemory.spare.clear()
     tracemalloc.start()
     pooled = roi_align(features, rois, 7, aligned=True)
     scratch = tracemalloc.get_traced_memory()[1]

@@ -69,7 +69,7 @@ STREAMS = {
 @pytest.mark.only("cuda")
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_handle_of_a_stream(target, name):
-    from numba_roialign._cuda_queue import handle_of
+    from numba_roialign._cuda.queue import handle_of
 
     assert handle_of(STREAMS[name]) == 77
 
@@ -83,7 +83,7 @@ def test_what_is_no_stream(target, stream):
 
 @pytest.mark.only("cuda")
 def test_the_default_stream_of_numba_has_handle_0(target):
-    from numba_roialign._cuda_queue import handle_of
+    from numba_roialign._cuda.queue import handle_of
 
     assert handle_of(Known(handle=ctypes.c_void_p())) == 0
     assert handle_of(0) == 0
@@ -95,12 +95,12 @@ def test_every_launch_goes_to_the_stream(target, name, monkeypatch):
     """The simulator has one stream, so what is launched on is told by a name for it."""
     from numba import cuda
 
-    from numba_roialign import _cuda_queue
+    from numba_roialign._cuda import queue
 
     seen, expected = [], target.numpy(calls(target.array)[name]())
     stream = cuda.default_stream() if SIMULATOR else cuda.stream()
-    handle = 77 if SIMULATOR else _cuda_queue.handle_of(stream)
-    monkeypatch.setattr(_cuda_queue, "numba_stream", lambda found: seen.append(found) or stream)
+    handle = 77 if SIMULATOR else queue.handle_of(stream)
+    monkeypatch.setattr(queue, "numba_stream", lambda found: seen.append(found) or stream)
     result = calls(target.array)[name](stream=handle)
     cuda.synchronize()
     np.testing.assert_array_equal(target.numpy(result), expected)

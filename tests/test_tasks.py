@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from numba_roialign import _cpu_call, _cpu_plan, roi_align, roi_align_backward
-from numba_roialign import _cpu_found as at
-from numba_roialign._cpu_job import POSITIONS
+from numba_roialign import _cpu, roi_align, roi_align_backward
+from numba_roialign._cpu import found as at
+from numba_roialign._cpu.job import POSITIONS
 
 from .conftest import random_features, random_rois
 
@@ -24,23 +24,23 @@ def divisions(monkeypatch):
     rows."""
     seen = []
 
-    run = _cpu_call.Call.run
+    run = _cpu.call.Call.run
 
     def noting(call, validate):
         invalid = run(call, validate)
-        workspace, rows = call.workspace, call.rows(0)
+        memory, rows = call.memory, call.rows(0)
         sizes = {
             "order": rows,
             "chunks": max(rows, call.plan.sampling.images) + 1,
             "table_images": rows,
         }
-        tables = {name: workspace.table(name, size).copy() for name, size in sizes.items()}
-        cut = {name: int(workspace.job[POSITIONS[name]]) for name in ("chunk_count", "parts")}
-        first_rows = workspace.table("spans", 4 * rows)[::4].copy()
-        seen.append((workspace.found.tolist(), cut, tables, first_rows))
+        tables = {name: memory.table(name, size).copy() for name, size in sizes.items()}
+        cut = {name: int(memory.job[POSITIONS[name]]) for name in ("chunk_count", "parts")}
+        first_rows = memory.table("spans", 4 * rows)[::4].copy()
+        seen.append((memory.found.tolist(), cut, tables, first_rows))
         return invalid
 
-    monkeypatch.setattr(_cpu_call.Call, "run", noting)
+    monkeypatch.setattr(_cpu.call.Call, "run", noting)
     return seen
 
 
@@ -60,7 +60,7 @@ def test_every_roi_is_in_one_chunk_of_its_image(
     rng, planned_with, divisions, shape, count, largest, serial
 ):
     features = random_features(rng, shape, np.float32)
-    with planned_with(_cpu_plan, SERIAL_WORK=1 << 60 if serial else 0):
+    with planned_with(_cpu.plan, SERIAL_WORK=1 << 60 if serial else 0):
         roi_align(features, boxes(rng, count, largest, shape), (5, 3), 1.0, 1, validate=False)
     [(found, cut, tables, first_rows)] = divisions
     images = tables["table_images"]
@@ -96,7 +96,7 @@ def test_few_rois_are_divided_for_all_threads(rng, planned_with, divisions):
     if numba.get_num_threads() == 1:
         pytest.skip("one thread has nothing to divide for")
     features = random_features(rng, SHAPE, np.float32)
-    with planned_with(_cpu_plan, SERIAL_WORK=0):
+    with planned_with(_cpu.plan, SERIAL_WORK=0):
         roi_align(features, np.array([[0, 1, 2, 20, 30]]), (8, 3), 1.0, 2)
     found, cut = divisions[0][:2]
     assert found[at.THREADS] > 1 and cut["chunk_count"] == 1 and cut["parts"] > 1

@@ -55,7 +55,8 @@ NAMES = list(operations(np.random.default_rng(0), type("Host", (), {"array": lam
 def test_a_call_that_was_made_before_only_launches(target, rng, name, monkeypatch):
     from numba import cuda
 
-    from numba_roialign import _cuda_arrays, _families
+    from numba_roialign import _families
+    from numba_roialign._cuda import arrays
 
     call, like = operations(rng, target)[name]
     expected = target.numpy(call())
@@ -73,7 +74,7 @@ def test_a_call_that_was_made_before_only_launches(target, rng, name, monkeypatc
         for holder, function in [
             *((cuda, f) for f in ("device_array", "to_device", "pinned_array", "synchronize")),
             (_families.NumbaCUDA, "empty"),
-            (_cuda_arrays, "fetch"),
+            (arrays, "fetch"),
             (type(out), "copy_to_host"),
             (type(out), "copy_to_device"),
         ]:
@@ -98,7 +99,7 @@ def test_other_sizes_in_one_workspace(target, rng):
 @pytest.mark.only("cuda")
 def test_the_number_of_launches(target, rng, monkeypatch):
     """Each costs the host some 10 us: a table and a pooling are two, whatever the sizes."""
-    from numba_roialign import _cuda_arrays, _cuda_forward, _cuda_gradient
+    from numba_roialign._cuda import arrays, average, gradient
 
     launched = []
 
@@ -106,8 +107,8 @@ def test_the_number_of_launches(target, rng, monkeypatch):
         launched.append(kernel)
         return configured(kernel, *arguments)
 
-    configured = _cuda_arrays.configured
-    for module in (_cuda_arrays, _cuda_forward, _cuda_gradient):
+    configured = arrays.configured
+    for module in (arrays, average, gradient):
         monkeypatch.setattr(module, "configured", counted)
     counts = {}
     for name, (call, _) in operations(rng, target).items():

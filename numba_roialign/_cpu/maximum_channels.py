@@ -1,4 +1,4 @@
-"""The CPU schedule of a maximum with channels in the lanes, as `_cpu_channels` has of an average.
+"""The CPU schedule of a maximum with channels in the lanes, the twin of `average_channels`.
 
 Each RoI's own window is packed, some rows of bins at a time: as many as fit. A RoI of few samples
 that lie far apart, or so large that one row of bins does not fit, is pooled one output at a time.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _kernels, _taps
-from ._cpu_channels import SPARSE, own_columns, pack_rows
-from ._cpu_job import INLINED, map_at, out_at, sample_tables, span_of
-from ._cpu_max import argmax_strides, pool_bins
-from ._cpu_results import write
-from ._cpu_tables import pixel_span
-from ._cpu_tasks import first_channel, task_of
-from ._lanes import view, zero_of
+from .. import _kernels, _taps
+from .average_channels import SPARSE, own_columns, pack_rows
+from .job import INLINED, map_at, out_at, sample_tables, span_of
+from .lanes import view, zero_of
+from .maximum_scalar import argmax_strides, pool_bins
+from .results import write
+from .tables import pixel_span
+from .tasks import first_channel, task_of
 
 largest = njit(**INLINED)(_kernels.largest)
 bin_taps = njit(**INLINED)(_taps.bin_taps)

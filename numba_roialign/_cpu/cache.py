@@ -21,7 +21,7 @@ from numba.core.runtime.nrt import rtsys
 def package_stamp() -> str:
     """Return a digest of every source file of the package."""
     digest = hashlib.sha256()
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _kernels
-from ._cpu_job import INLINED, array_at, sample_tables, strides_in, strides_out
-from ._cpu_tasks import channels_of, task_of
-from ._kernels import Strides
-from ._lanes import view
+from .. import _kernels
+from .._kernels import Strides
+from .job import INLINED, array_at, sample_tables, strides_in, strides_out
+from .lanes import view
+from .tasks import channels_of, task_of
 
 largest_at = njit(**INLINED)(_kernels.largest_at)
 element_at = njit(**INLINED)(_kernels.element_at)

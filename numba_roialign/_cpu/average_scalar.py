@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _kernels
-from ._cpu_job import INLINED, array_at, axis_tables, strides_in, strides_out
-from ._cpu_tasks import channels_of, task_of
-from ._lanes import view
+from .. import _kernels
+from .job import INLINED, array_at, axis_tables, strides_in, strides_out
+from .lanes import view
+from .tasks import channels_of, task_of
 
 average_at = njit(**INLINED)(_kernels.average_at)
 

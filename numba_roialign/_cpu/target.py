@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import _cpu_plan
-from ._cpu_call import Call
-from ._cpu_plan import gradient_plan, pooling_plan
-from ._cpu_threads import usable_threads
-from ._flat import c_strides, in_place, is_in_place, place_for, plain, stacked_dtype
-from ._halves import narrowed, widened
-from ._kernels import AVERAGE
-from ._memory import empty_result
+from .._flat import c_strides, in_place, is_in_place, place_for, plain, stacked_dtype
+from .._kernels import AVERAGE
+from .._memory import empty_result
+from .call import Call
+from .halves import narrowed, widened
+from .plan import gradient_plan, pooling_plan
+from .threads import usable_threads
 
 # Of the slopes that a box gradient holds at a time, as long as one RoI's fit.
 SLOPE_BYTES = 16 << 20
@@ -40,7 +39,7 @@ def run(plan, features, rois, out, validate, argmax=None, small=False):
     threads = 1 if small else usable_threads()
     call = Call(plan, features, rois, out, threads, argmax)
     invalid = call.run(validate)
-    call.workspace.give_back()
+    call.memory.give_back()
     return invalid, call.invalid
 
 
@@ -94,7 +93,7 @@ def pool_into(
 
 def pool_planned(plan, features, rois, out, out_dtype, validate, argmax=None, invalid_value=np.nan):
     """As `pool_into`, by a plan for these arrays."""
-    small = len(rois) * plan.most_work * plan.channels < _cpu_plan.SERIAL_WORK
+    small = plan.is_small(len(rois))
     invalid, skipped = run(plan, features, rois, out, validate, argmax, small)
     if skipped and invalid is None:
         value = np.full((1,) * out.ndim, invalid_value, np.float32)
@@ -139,7 +138,7 @@ def pool_backward(
         # Batches add up in the result, which then must be as exact as the sums.
         target = target if wide else empty_result(out.shape, np.float32)
         plan = plan_for(target, dtype if wide else "float32", batched=True)
-    small = len(rois) * plan.most_work * plan.channels + out.size < _cpu_plan.SERIAL_WORK
+    small = plan.is_small(len(rois), more=out.size)
     invalid, _ = run(plan, source, rois, target, validate is not False, argmax, small)
     if invalid is not None:
         return invalid

@@ -18,9 +18,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _kernels, _taps
-from ._cpu_channels import clipped, pack_rows
-from ._cpu_job import (
+from .. import _kernels, _taps
+from .average_channels import clipped, pack_rows
+from .job import (
     CONTRACTED,
     INLINED,
     axis_tables,
@@ -29,10 +29,10 @@ from ._cpu_job import (
     strides_out,
     turned_tables,
 )
-from ._cpu_results import write
-from ._cpu_tables import spreads
-from ._cpu_tasks import first_channel, task_of
-from ._lanes import view, zero_of
+from .lanes import view, zero_of
+from .results import write
+from .tables import spreads
+from .tasks import first_channel, task_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
 bin_taps = njit(**INLINED)(_taps.bin_taps)

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from numba import njit
 
-from . import _cpu_found as at
-from ._cpu_job import INLINED, address_of_job, call_at
-from ._lanes import fence, fetch_add
+from . import found as at
+from .job import INLINED, address_of_job, call_at
+from .lanes import fence, fetch_add
 
 
 class Task(NamedTuple):

@@ -1,11 +1,14 @@
-"""The CUDA schedules: grids of threads over RoIs and over elements of a result."""
+"""CUDA schedules of a thread for each RoI, or for each element of a result.
+
+They fill the tables, take maxima, sum the gradient of the boxes, copy and clear.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import cuda
 
-from . import _geometry, _kernels, _taps
+from .. import _geometry, _kernels, _taps
 
 locate = cuda.jit(device=True)(_geometry.locate)
 slots_of = cuda.jit(device=True)(_taps.slots_of)

@@ -1,7 +1,7 @@
 """The CPU schedule of a maximum's gradient: each bin's goes to the sample or corner that won.
 
 A task owns its part of the map, a band of rows of one channel, and goes through the RoIs in one
-order, as in `_cpu_gradient`.
+order, as in `average_gradient`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _kernels
-from ._cpu_gradient import start_band
-from ._cpu_job import INLINED, sample_tables, span_of, strides_in
-from ._cpu_max import argmax_strides
-from ._cpu_results import write
-from ._cpu_tasks import task_of
-from ._kernels import CORNER_MAX
-from ._lanes import view
+from .. import _kernels
+from .._kernels import CORNER_MAX
+from .average_gradient import start_band
+from .job import INLINED, sample_tables, span_of, strides_in
+from .lanes import view
+from .maximum_scalar import argmax_strides
+from .results import write
+from .tasks import task_of
 
 element_at = njit(**INLINED)(_kernels.element_at)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _kernels, _taps
-from ._cpu_channels import own_columns
-from ._cpu_job import INLINED, axis_tables, map_at, out_at
-from ._cpu_results import write
-from ._cpu_tasks import first_channel, task_of
-from ._lanes import planes_of, turn, view, zero_of
+from .. import _kernels, _taps
+from .average_channels import own_columns
+from .job import INLINED, axis_tables, map_at, out_at
+from .lanes import planes_of, turn, view, zero_of
+from .results import write
+from .tasks import first_channel, task_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
 bin_taps = njit(**INLINED)(_taps.bin_taps)

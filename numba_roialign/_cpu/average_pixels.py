@@ -12,12 +12,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _kernels, _taps
-from ._cpu_job import INLINED, INLINED_BY_LLVM, axis_tables
-from ._cpu_results import write
-from ._cpu_tasks import first_channel, task_of
-from ._lanes import view, zero_of
-from ._taps import Taps
+from .. import _kernels, _taps
+from .._taps import Taps
+from .job import INLINED, INLINED_BY_LLVM, axis_tables
+from .lanes import view, zero_of
+from .results import write
+from .tasks import first_channel, task_of
 
 average = njit(**INLINED)(_kernels.average)
 weighted = njit(**INLINED)(_kernels.weighted)

@@ -3,7 +3,7 @@
 A *view* of memory stands in for a flat array in a kernel: ``view[i]`` is a number, and the kernel's
 source does not tell which. With one lane it is element `i`; with `L` lanes it is a vector of the
 `L` elements from `i` on, and ``weight * number`` and ``number + number`` work on all at once. Loads
-and stores convert half-precision storage (``_halves``). How many lanes is the length of a tuple,
+and stores convert half-precision storage (`halves`). How many lanes is the length of a tuple,
 since in Numba that belongs to an argument's type.
 
 Made with llvmlite inside Numba's extension interface: Numba itself vectorises the kernel's loops,
@@ -19,8 +19,8 @@ from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, overload, register_model
 
-from ._halves import CONVERSIONS, processor_features
-from ._kernels import take
+from .._kernels import take
+from .halves import CONVERSIONS, processor_features
 
 I32 = ir.IntType(32)
 # The bytes of a vector register, as far as Numba lets one know.

@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _kernels, _taps
-from ._cpu_job import INLINED, axis_tables, map_at, out_at, span_of, strides_out
-from ._cpu_results import transpose
-from ._cpu_tasks import task_of
-from ._lanes import tile, view, zero_of
+from .. import _kernels, _taps
+from .job import INLINED, axis_tables, map_at, out_at, span_of, strides_out
+from .lanes import tile, view, zero_of
+from .results import transpose
+from .tasks import task_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
 bin_taps = njit(**INLINED)(_taps.bin_taps)

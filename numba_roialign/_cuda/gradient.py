@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numba import cuda
 
-from . import _kernels, _taps
-from ._cuda_arrays import MOST_BLOCKS, configured, over
-from ._cuda_forward import split
+from .. import _kernels, _taps
+from .arrays import MOST_BLOCKS, configured, over
+from .average import split
 
 average = cuda.jit(device=True)(_kernels.average)
 reaches = cuda.jit(device=True)(_kernels.reaches)

@@ -14,23 +14,23 @@ from typing import NamedTuple
 
 from numba import types
 
+from .._kernels import AVERAGE
+from .._memory import LINE
 from . import (
-    _cpu_channels,
-    _cpu_columns,
-    _cpu_gradient,
-    _cpu_lines,
-    _cpu_max,
-    _cpu_max_channels,
-    _cpu_pixels,
-    _cpu_scalar,
-    _cpu_sparse,
-    _cpu_winners,
+    average_channels,
+    average_columns,
+    average_gradient,
+    average_lines,
+    average_pixels,
+    average_scalar,
+    average_sparse,
+    maximum_channels,
+    maximum_gradient,
+    maximum_scalar,
 )
-from . import _cpu_found as at
-from ._cpu_job import PATCH, Compiled, compiled
-from ._kernels import AVERAGE
-from ._lanes import REGISTER
-from ._memory import LINE
+from . import found as at
+from .job import PATCH, Compiled, compiled
+from .lanes import REGISTER
 
 # Most lanes of a vector; 1 is the scalar schedule.
 MOST_LANES = int(os.environ.get("NUMBA_ROIALIGN_LANES", "64"))
@@ -156,9 +156,9 @@ def fitting_lanes(channels, most):
     return lanes
 
 
-def averaging(kinds, strides, channels, sampling):
+def average_schedules(kinds, strides, channels, sampling):
     """Return the schedules of an average; `strides` are the map's."""
-    fits = max(sampling.height, sampling.width) <= _cpu_channels.WINDOW
+    fits = max(sampling.height, sampling.width) <= average_channels.WINDOW
     if MOST_LANES > 1 and channels >= FEW_CHANNELS and fits:
         dense = packed(kinds, strides, channels, sampling)
         if strides.channel == 1:
@@ -167,12 +167,12 @@ def averaging(kinds, strides, channels, sampling):
         apart = lines(kinds, strides, channels, sampling)
         gathered = sparse(kinds, sampling)
         reads = LINES_READS if apart else 0
-        return Schedules(dense, apart, reads, gathered, _cpu_channels.SPARSE, packs=True)
+        return Schedules(dense, apart, reads, gathered, average_channels.SPARSE, packs=True)
     dense = columns(kinds, strides, channels, sampling)
     if dense:
         gathered = sparse(kinds, sampling)
-        return Schedules(dense, sparse=gathered, limit=_cpu_columns.SPARSE)
-    return Schedules(Schedule(_cpu_scalar.work, kinds, 1, channels, sampling.output_height))
+        return Schedules(dense, sparse=gathered, limit=average_columns.SPARSE)
+    return Schedules(Schedule(average_scalar.work, kinds, 1, channels, sampling.output_height))
 
 
 def packed(kinds, strides, channels, sampling):
@@ -182,11 +182,11 @@ def packed(kinds, strides, channels, sampling):
         lane_bytes = LANE_BYTES // 2
     lanes = fitting_lanes(channels, min(MOST_LANES, lane_bytes // kinds.number_bytes))
     bins, width = sampling.output_height, sampling.output_width
-    window = _cpu_channels.window_of(sampling.height, sampling.width)
-    scratch_size = _cpu_channels.scratch_size(bins, width, window, lanes)
-    most_bins = _cpu_channels.most_rows(width)
+    window = average_channels.window_of(sampling.height, sampling.width)
+    scratch_size = average_channels.scratch_size(bins, width, window, lanes)
+    most_bins = average_channels.most_rows(width)
     blocks = -(-channels // lanes)
-    return Schedule(_cpu_channels.work, kinds, lanes, blocks, most_bins, scratch_size)
+    return Schedule(average_channels.work, kinds, lanes, blocks, most_bins, scratch_size)
 
 
 def lines(kinds, strides, channels, sampling):
@@ -195,10 +195,10 @@ def lines(kinds, strides, channels, sampling):
         return None
     bins, width, line = sampling.output_height, sampling.output_width, sampling.width
     lanes = fitting_lanes(channels, min(MOST_LANES, LANE_BYTES // kinds.number_bytes))
-    most_bins = _cpu_channels.most_rows(width)
-    scratch_size = _cpu_lines.scratch_size(min(bins, most_bins), width, line, lanes)
+    most_bins = average_channels.most_rows(width)
+    scratch_size = average_lines.scratch_size(min(bins, most_bins), width, line, lanes)
     blocks = -(-channels // lanes)
-    return Schedule(_cpu_lines.work, kinds, lanes, blocks, most_bins, scratch_size)
+    return Schedule(average_lines.work, kinds, lanes, blocks, most_bins, scratch_size)
 
 
 def pixels(kinds, channels, sampling):
@@ -207,11 +207,11 @@ def pixels(kinds, channels, sampling):
     lanes = fitting_lanes(channels, most)
     bins, width = sampling.output_height, sampling.output_width
     blocks = -(-channels // lanes)
-    pieces = min(blocks, _cpu_pixels.pieces_of(channels, width))
+    pieces = min(blocks, average_pixels.pieces_of(channels, width))
     piece = -(-blocks // pieces) * lanes
-    scratch_size = _cpu_pixels.scratch_size(bins, width, piece)
-    most_bins = _cpu_pixels.most_rows(width, piece)
-    return Schedule(_cpu_pixels.work, kinds, lanes, pieces, most_bins, scratch_size)
+    scratch_size = average_pixels.scratch_size(bins, width, piece)
+    most_bins = average_pixels.most_rows(width, piece)
+    return Schedule(average_pixels.work, kinds, lanes, pieces, most_bins, scratch_size)
 
 
 def columns(kinds, strides, channels, sampling):
@@ -223,40 +223,40 @@ def columns(kinds, strides, channels, sampling):
     lanes = min(MOST_LANES, most if bins >= most else most // 2)
     if lanes == 1 or not (beside or strides.column == 1):
         return None
-    if not lanes <= line <= _cpu_channels.WINDOW:
+    if not lanes <= line <= average_channels.WINDOW:
         return None
-    scratch_size = _cpu_columns.scratch_size(line, results, lanes)
-    return Schedule(_cpu_columns.work, kinds, lanes, channels // inner, bins, scratch_size)
+    scratch_size = average_columns.scratch_size(line, results, lanes)
+    return Schedule(average_columns.work, kinds, lanes, channels // inner, bins, scratch_size)
 
 
 def sparse(kinds, sampling):
     """Return the schedule of sparse RoIs, which come among those of another."""
-    lanes = min(MOST_LANES, _cpu_sparse.MOST_COLUMNS, REGISTER // kinds.number_bytes)
+    lanes = min(MOST_LANES, average_sparse.MOST_COLUMNS, REGISTER // kinds.number_bytes)
     bins, width = sampling.output_height, sampling.output_width
-    most_bins = _cpu_channels.most_rows(width)
-    scratch_size = _cpu_sparse.scratch_size(min(bins, most_bins), width, lanes)
-    return Schedule(_cpu_sparse.work, kinds, lanes, 0, most_bins, scratch_size)
+    most_bins = average_channels.most_rows(width)
+    scratch_size = average_sparse.scratch_size(min(bins, most_bins), width, lanes)
+    return Schedule(average_sparse.work, kinds, lanes, 0, most_bins, scratch_size)
 
 
-def maximum(kinds, channels, sampling):
+def maximum_schedules(kinds, channels, sampling):
     """Return the schedules of a maximum."""
     most = min(MOST_LANES, MAX_LANE_BYTES // kinds.number_bytes)
     bins, width = sampling.output_height, sampling.output_width
-    if most == 1 or channels < FEW_CHANNELS or bins * width > _cpu_channels.CELLS:
-        return Schedules(Schedule(_cpu_max.work, kinds, 1, channels, bins))
+    if most == 1 or channels < FEW_CHANNELS or bins * width > average_channels.CELLS:
+        return Schedules(Schedule(maximum_scalar.work, kinds, 1, channels, bins))
     lanes = fitting_lanes(channels, most)
-    window = _cpu_channels.window_of(sampling.height, sampling.width)
-    scratch_size = _cpu_max_channels.scratch_size(bins, width, window, lanes)
+    window = average_channels.window_of(sampling.height, sampling.width)
+    scratch_size = maximum_channels.scratch_size(bins, width, window, lanes)
     blocks = -(-channels // lanes)
-    return Schedules(Schedule(_cpu_max_channels.work, kinds, lanes, blocks, bins, scratch_size))
+    return Schedules(Schedule(maximum_channels.work, kinds, lanes, blocks, bins, scratch_size))
 
 
-def gradient(kinds, channels, sampling, mode, batched):
+def gradient_schedule(kinds, channels, sampling, mode, batched):
     """Return the schedule of a gradient, and how many rows of the map a part may have.
 
     Where it is computed in batches, each of which adds to the one before, blocks do not overlap.
     """
-    narrow, lanes = sampling.width <= _cpu_channels.WINDOW, 1
+    narrow, lanes = sampling.width <= average_channels.WINDOW, 1
     most = min(MOST_LANES, GRADIENT_LANE_BYTES // kinds.number_bytes)
     if mode == AVERAGE and narrow:
         lanes = fitting_lanes(channels, most)
@@ -264,10 +264,10 @@ def gradient(kinds, channels, sampling, mode, batched):
             lanes = 1 << (channels - 1).bit_length()  # with some to spare
         elif batched:
             lanes = math.gcd(lanes, channels)
-    rows = min(sampling.height, _cpu_gradient.band_rows(sampling.width, lanes))
+    rows = min(sampling.height, average_gradient.band_rows(sampling.width, lanes))
     bins, width = sampling.output_height, sampling.output_width
-    work, scratch_size = _cpu_winners.work, rows * sampling.width
+    work, scratch_size = maximum_gradient.work, rows * sampling.width
     if mode == AVERAGE:
-        work = _cpu_gradient.work
-        scratch_size = _cpu_gradient.scratch_size(rows, sampling.width, width, lanes)
+        work = average_gradient.work
+        scratch_size = average_gradient.scratch_size(rows, sampling.width, width, lanes)
     return Schedule(work, kinds, lanes, -(-channels // lanes), bins, scratch_size), rows

@@ -2,8 +2,8 @@
 
 Of their pixels only those tapped are read, each once for each bin, so that nothing is packed or
 summed for its neighbours' sake. The element kernel's inner half sums `L` tapped columns at once:
-one element of each, `L` loads that do not wait for each other. Channels last, `_cpu_pixels` reads
-no more than that either.
+one element of each, `L` loads that do not wait for each other. Channels last, `average_pixels`
+reads no more than that either.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _kernels, _taps
-from ._cpu_job import INLINED, axis_tables, map_at, out_at
-from ._cpu_tasks import channels_of, task_of
-from ._lanes import lines_of, tile, view, zero_of
+from .. import _kernels, _taps
+from .job import INLINED, axis_tables, map_at, out_at
+from .lanes import lines_of, tile, view, zero_of
+from .tasks import channels_of, task_of
 
 average = njit(**INLINED)(_kernels.average)
 weighted = njit(**INLINED)(_kernels.weighted)

@@ -18,13 +18,13 @@ LEFT = 7  # column
 HIGH = 8  # image
 BOTTOM = 9  # one more than the last row
 RIGHT = 10
-# of the division, in the first line: see `_cpu_divide`
+# of the division, in the first line: see `divide`
 THREADS = 11
 DENSE = 12  # rows that are not sparse
 SPLIT = 13  # 1 where sparse rows are pooled by a schedule of their own
 APART = 14  # 1 where RoIs have few pixels in common
 DONE = 15  # 1 where the batch is computed already
-# of the task that a thread is at: see `_cpu_tasks.Task`
+# of the task that a thread is at: see `tasks.Task`
 BLOCK = 16
 IMAGE = 17
 BEGIN = 18

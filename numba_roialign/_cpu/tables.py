@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _cpu_found as at
-from . import _taps
-from ._cpu_job import UNCOUNTED, array_at, axis_tables, sample_tables, span_of, turned_tables
-from ._geometry import Convention, Sampling
+from .. import _taps
+from .._geometry import Convention, Sampling
+from . import found as at
+from .job import UNCOUNTED, array_at, axis_tables, sample_tables, span_of, turned_tables
 
 # With more columns than this per tap, a gradient is spread bin by bin, for few columns of a line
 # count; with half of it fpn_p2_s2 took 1.6 times as long, with twice of it many_1000x3 1.2 times.
@@ -95,7 +95,7 @@ def fill_rows(thread, job, fill_row, tables, corner):
     survey(thread, job)
 
 
-def fill(thread, job):
+def fill_with_taps(thread, job):
     """Fill a thread's share of the rows with taps."""
     fill_rows(thread, job, fill_taps, axis_tables(job), ())
 
@@ -112,13 +112,13 @@ def fill_with_slopes(thread, job):
 
 @njit(**UNCOUNTED)
 def spreads(job, x_taps, row):
-    """Say whether a gradient spreads a RoI over lines, and not bin by bin: see `_cpu_gradient`."""
+    """Say whether `average_gradient` spreads a RoI over lines, and not bin by bin."""
     taps = x_taps.bounds[row, job.output_width] - x_taps.bounds[row, 0]
     _, _, left, right = span_of(job, row)
     return right - left <= SPARSE * taps
 
 
-def fill_turned(thread, job):
+def fill_with_turned_taps(thread, job):
     """Fill a thread's share of the rows with taps, and with the same turned round where needed."""
     fill_rows(thread, job, fill_taps, axis_tables(job), ())
     images = array_at(job.table_images, (job.table_rows,))

@@ -6,8 +6,11 @@ import functools
 
 import numpy as np
 
-from . import _cuda_kernels as kernels
-from ._cuda_arrays import (
+from .._flat import in_order
+from .._kernels import AVERAGE, Strides
+from .._taps import empty_samples, empty_taps, sample_capacity, tap_capacity
+from . import elements
+from .arrays import (
     as_numba,
     fetch,
     flat_device_view,
@@ -16,11 +19,8 @@ from ._cuda_arrays import (
     row_of,
     stack_boxes,
 )
-from ._cuda_forward import Average, narrowed
-from ._cuda_gradient import Tiles, schedule_gradient, schedule_winners, tiles_of
-from ._flat import in_order
-from ._kernels import AVERAGE, Strides
-from ._taps import empty_samples, empty_taps, sample_capacity, tap_capacity
+from .average import Average, narrowed
+from .gradient import Tiles, schedule_gradient, schedule_winners, tiles_of
 
 __all__ = ["box_backward", "clear", "join_boxes", "pool", "pool_backward", "stack_boxes"]
 
@@ -84,20 +84,20 @@ class Tables:
         arguments = self.rois, start, self.sampling, self.convention
         tables = self.images, self.y, self.x
         if corner is not None:
-            over(kernels.schedule_slopes, count, self.stream)(
+            over(elements.schedule_slopes, count, self.stream)(
                 *arguments, *tables, self.zero, corner
             )
         elif self.samples:
-            over(kernels.schedule_samples, 2 * count, self.stream)(*arguments, *tables, self.zero)
+            over(elements.schedule_samples, 2 * count, self.stream)(*arguments, *tables, self.zero)
         else:
-            over(kernels.schedule_taps, 2 * count, self.stream)(*arguments, *tables, self.zero)
+            over(elements.schedule_taps, 2 * count, self.stream)(*arguments, *tables, self.zero)
         if self.turned and self.samples:
-            over(kernels.schedule_sample_turns, 2 * count, self.stream)(
+            over(elements.schedule_sample_turns, 2 * count, self.stream)(
                 self.images, count, self.y, self.x, self.y_bins, self.x_bins,
                 self.y_codes, self.x_codes, self.spans,
             )  # fmt: skip
         elif self.turned:
-            over(kernels.schedule_turns, 2 * count, self.stream)(
+            over(elements.schedule_turns, 2 * count, self.stream)(
                 self.images, count, self.y, self.x, self.y_bins, self.x_bins, self.spans
             )
 
@@ -159,7 +159,7 @@ def pool(
             continue
         shape = tables.count(start), channels
         outputs = shape[0] * channels * sampling.output_height * sampling.output_width
-        over(kernels.schedule_maxima, outputs, queue.stream)(
+        over(elements.schedule_maxima, outputs, queue.stream)(
             *source, start, tables.sampling, tables.images, tables.y, tables.x, tables.zero,
             *target, *winners, argmax is not None, mode, shape,
         )  # fmt: skip
@@ -230,15 +230,15 @@ def box_backward(grad, features, rois, sampling, convention, out, layout, dtype,
         count = tables.count(start)
         for corner in range(4):
             tables.fill(start, corner)
-            over(kernels.schedule_outputs, count * bins, stream)(
+            over(elements.schedule_outputs, count * bins, stream)(
                 source, strides, 0, tables.sampling, tables.images, tables.y, tables.x,
                 tables.zero, slopes, slope_strides, (count, channels),
             )  # fmt: skip
-            over(kernels.schedule_dots, count * channels, stream)(
+            over(elements.schedule_dots, count * channels, stream)(
                 slopes, slope_strides, weights, grad_strides, start, tables.sampling,
                 tables.zero, dots[: count * channels], channels,
             )  # fmt: skip
-            over(kernels.schedule_sums, count, stream)(
+            over(elements.schedule_sums, count, stream)(
                 dots, tables.images, start, count, channels, tables.zero, boxes, corner + 1
             )
     return None
@@ -248,7 +248,7 @@ def copy(source, strides, out, layout, dtype, stream):
     """Copy elements of a flat array to an array of four axes."""
     target, out_strides = flat_device_view(out, layout, dtype)
     shape = in_order(layout, out.shape)
-    over(kernels.schedule_copies, int(np.prod(shape)), stream)(
+    over(elements.schedule_copies, int(np.prod(shape)), stream)(
         source, strides, target, out_strides, shape
     )
 
@@ -258,6 +258,6 @@ def clear(array, dtype, queue):
     if 0 not in array.shape:
         array = array.reshape((*array.shape, *[1] * (4 - len(array.shape))))
         target, strides = flat_device_view(array, "NCHW", dtype)
-        over(kernels.schedule_zeros, int(np.prod(array.shape)), queue.stream)(
+        over(elements.schedule_zeros, int(np.prod(array.shape)), queue.stream)(
             target, strides, array.shape
         )

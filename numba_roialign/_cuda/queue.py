@@ -9,8 +9,8 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 from numba import config, cuda
 
-from ._cuda_arrays import typed
-from ._workspace import Workspace
+from .._workspace import Workspace
+from .arrays import typed
 
 
 def handle_of(stream) -> int:

@@ -7,19 +7,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _cpu_found as at
-from ._cpu_job import ADDRESSES, POSITIONS
-from ._cpu_plan import layout_of, typeless
-from ._cpu_tasks import run_at_once, run_tasks
-from ._cpu_threads import run
-from ._memory import LINE, address_of, aligned_empty
+from .._memory import LINE, address_of, aligned_empty
+from . import found as at
+from .job import ADDRESSES, POSITIONS
+from .plan import memory_layout, typeless
+from .tasks import run_at_once, run_tasks
+from .threads import run_in_threads
 
-# Below, in bins of RoIs, the calling thread alone fills the tables; see `_cpu_plan.SERIAL_WORK`.
+# Below, in bins of RoIs, the calling thread alone fills the tables; see `plan.SERIAL_WORK`.
 SERIAL_BINS = 1 << 11
 # Results of at least this many bytes are written around the caches, which they only flush: a call
 # that writes 50 or 100 MB takes 1.05 to 1.3 times as long without.
 STREAM_BYTES = 16 << 20
-# Workspaces kept for later calls, and the most bytes of one.
+# Memories kept for later calls, and the most bytes of one.
 SPARES, SPARE_BYTES = 2, 64 << 20
 JOB_BYTES = -(-8 * len(POSITIONS) // LINE) * LINE
 
@@ -40,33 +40,33 @@ write_batch = writer("start", "rows", "threads")
 write_options = writer("validates", "may_stream")
 
 
-class Workspace:
+class CallMemory:
     """Memory for a call: its job, and the arrays that the job points to.
 
     It is kept for the next call: where a page of new memory costs 3 us, as on a virtual machine,
     those of a small call made it 1.3 times longer.
     """
 
-    spare: ClassVar[list[Workspace]] = []  # not in use
+    spare: ClassVar[list[CallMemory]] = []  # not in use
 
     def __init__(self, size):
-        self.memory = aligned_empty((JOB_BYTES + size,))
-        self.address = address_of(self.memory)
-        self.job = self.memory[: 8 * len(POSITIONS)].view(np.int64)
+        self.buffer = aligned_empty((JOB_BYTES + size,))
+        self.address = address_of(self.buffer)
+        self.job = self.buffer[: 8 * len(POSITIONS)].view(np.int64)
         self.layout: Any = None  # until it is laid out
 
     @classmethod
     def borrow(cls, layout):
-        """Return a workspace with such a layout, until it is given back."""
+        """Return memory with such a layout, until it is given back."""
         try:
-            workspace = cls.spare.pop()
+            memory = cls.spare.pop()
         except IndexError:
-            workspace = cls(layout.size)
-        if workspace.layout is not layout:
-            if workspace.memory.size < JOB_BYTES + layout.size:
-                workspace = cls(layout.size)
-            workspace.lay_out(layout, workspace.address + JOB_BYTES)
-        return workspace
+            memory = cls(layout.size)
+        if memory.layout is not layout:
+            if memory.buffer.size < JOB_BYTES + layout.size:
+                memory = cls(layout.size)
+            memory.lay_out(layout, memory.address + JOB_BYTES)
+        return memory
 
     def lay_out(self, layout, origin):
         """Write what the job starts from; `origin` is where its arrays begin."""
@@ -77,7 +77,7 @@ class Workspace:
         self.rois = self.table("rois", 5 * layout.rows).view(np.float64).reshape(-1, 5)
         self.found = memoryview(self.table("found", at.END))
 
-    def know(self, schedules, found):
+    def write_schedules(self, schedules, found):
         """Write where the machine code lies that a batch needs; it may be compiled for that."""
         for name, schedule in schedules.needed(found).items():
             address = schedule.compiled.address
@@ -87,13 +87,13 @@ class Workspace:
                 self.job[POSITIONS["work"]] = address
 
     def give_back(self):
-        if self.memory.size <= SPARE_BYTES and len(self.spare) < SPARES:
+        if self.buffer.size <= SPARE_BYTES and len(self.spare) < SPARES:
             self.spare.append(self)
 
     def table(self, name, count):
         """Return the first integers of an array."""
         start = int(self.job[POSITIONS[name]]) - self.address
-        return self.memory[start : start + 8 * count].view(np.int64)
+        return self.buffer[start : start + 8 * count].view(np.int64)
 
 
 class Call:
@@ -102,16 +102,16 @@ class Call:
     def __init__(self, plan, features, rois, out, threads, argmax=None):
         self.plan, self.rois, self.threads = plan, rois, threads
         self.arrays = features, out, argmax  # kept while other threads may work on them
-        layout = layout_of(plan, len(rois), threads)
-        self.workspace = workspace = Workspace.borrow(layout)
+        layout = memory_layout(plan, len(rois), threads)
+        self.memory = memory = CallMemory.borrow(layout)
         out_address = address_of(out)
         argmax_address = 0 if argmax is None else address_of(argmax)
-        write_arrays(workspace.fields, address_of(features), out_address, argmax_address)
+        write_arrays(memory.fields, address_of(features), out_address, argmax_address)
         self.streams = plan.can_stream and out.nbytes >= STREAM_BYTES
         if self.streams:
             if plan.staging_size == 0:  # written from vectors, which must not straddle a line
                 self.streams = out_address % LINE == 0
-            workspace.job[POSITIONS["out_skew"]] = -out_address % LINE // plan.result_bytes
+            memory.job[POSITIONS["out_skew"]] = -out_address % LINE // plan.result_bytes
         self.invalid = []  # RoIs found so that cannot be pooled
         self.batches = range(0, len(rois), layout.rows)
 
@@ -122,8 +122,8 @@ class Call:
     def load(self, start, threads):
         """Write the batch that starts at a RoI to the job, for threads to fill its tables."""
         rows = self.rows(start)
-        self.workspace.rois[:rows] = self.rois[start : start + rows]
-        write_batch(self.workspace.fields, start, rows, threads)
+        self.memory.rois[:rows] = self.rois[start : start + rows]
+        write_batch(self.memory.fields, start, rows, threads)
 
     def filling_threads(self, start):
         """Return how many threads fill the tables with the batch that starts at a RoI."""
@@ -133,31 +133,31 @@ class Call:
 
     def fill(self, start):
         """Fill the tables with the batch that starts at a RoI; return what is found there."""
-        plan, workspace, threads = self.plan, self.workspace, self.filling_threads(start)
+        plan, memory, threads = self.plan, self.memory, self.filling_threads(start)
         self.load(start, threads)
-        run(plan.fill, threads, workspace.address, self)
-        plan.divide.call(0, workspace.address)
-        return workspace.found.tolist()
+        run_in_threads(plan.fill, threads, memory.address, self)
+        plan.divide.call(0, memory.address)
+        return memory.found.tolist()
 
     def compute(self, found):
         """Compute the batch in the tables."""
-        self.workspace.know(self.plan.schedules, found)
-        run(typeless(run_tasks), found[at.THREADS], self.workspace.address, self)
+        self.memory.write_schedules(self.plan.schedules, found)
+        run_in_threads(typeless(run_tasks), found[at.THREADS], self.memory.address, self)
 
     def note_invalid(self, start, found):
         """Note which RoIs of the batch in the tables cannot be pooled."""
         if found[at.INVALID]:
-            images = self.workspace.table("table_images", self.rows(start))
+            images = self.memory.table("table_images", self.rows(start))
             self.invalid += (start + np.flatnonzero(images < 0)).tolist()
 
     def first_invalid(self, start, found):
         """Return the first RoI of the batch that cannot be pooled, with its number."""
         row = found[at.FIRST_INVALID]
-        return start + row, self.workspace.rois[row].tolist()
+        return start + row, self.memory.rois[row].tolist()
 
     def run(self, validate):
         """Compute all RoIs, or return the first invalid one with its number where asked for."""
-        write_options(self.workspace.fields, validate, self.streams)
+        write_options(self.memory.fields, validate, self.streams)
         if len(self.batches) == 1 and self.filling_threads(0) == 1:
             return self.run_at_once(validate)
         found = None
@@ -177,8 +177,8 @@ class Call:
         """As `run`, where one thread fills the tables with all RoIs."""
         at_once = typeless(run_at_once)
         self.load(0, 1)
-        at_once.call(0, self.workspace.address)
-        found = self.workspace.found.tolist()
+        at_once.call(0, self.memory.address)
+        found = self.memory.found.tolist()
         if found[at.INVALID]:
             if validate:
                 return self.first_invalid(0, found)
@@ -186,8 +186,8 @@ class Call:
         if found[at.DONE]:
             return None
         if found[at.THREADS] == 1:  # all that was missing is compiled machine code
-            self.workspace.know(self.plan.schedules, found)
-            at_once.call(0, self.workspace.address)
+            self.memory.write_schedules(self.plan.schedules, found)
+            at_once.call(0, self.memory.address)
         else:
             self.compute(found)
         return None

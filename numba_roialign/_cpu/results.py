@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ._cpu_job import INLINED, INLINED_BY_LLVM, strides_out
-from ._lanes import stream, tile, view
+from .job import INLINED, INLINED_BY_LLVM, strides_out
+from .lanes import stream, tile, view
 
 
 @njit(**INLINED)

@@ -27,11 +27,11 @@ from numba.extending import (
     register_model,
 )
 
-from ._cache import cached_njit, package_cache
-from ._geometry import Convention, Sampling
-from ._kernels import Strides
-from ._lanes import REGISTER
-from ._taps import AxisSamples, AxisTaps
+from .._geometry import Convention, Sampling
+from .._kernels import Strides
+from .._taps import AxisSamples, AxisTaps
+from .cache import cached_njit, package_cache
+from .lanes import REGISTER
 
 # error_model="numpy": a division by zero is an infinity, as on CUDA, and not an exception.
 OPTIONS = {"error_model": "numpy"}
@@ -45,7 +45,7 @@ CONTRACTED = {"fastmath": {"contract"}, **UNCOUNTED}
 # Numba's own inlining: compiling each helper for itself took 1.5 s of a schedule's 5.
 INLINED = {"inline": "always", "forceinline": True, **CONTRACTED}
 # Compiled for itself and inlined by LLVM, for large ones deep inside: Numba copies what it inlines
-# at each level. With `pack_rows` and `write` so, `_cpu_channels` compiles in 0.8 of the time.
+# at each level. With `pack_rows` and `write` so, `average_channels` compiles in 0.8 of the time.
 INLINED_BY_LLVM = {"forceinline": True, **CONTRACTED}
 
 # The fields in their order, with their types; "storage", "number" and "result" are addresses of
@@ -77,8 +77,8 @@ ADDRESSES = {
     "x_turned": types.int32,
     "x_turned_weights": "number",
     "x_turned_bounds": types.intp,
-    "found": types.intp,  # (threads, END): see `_cpu_found`
-    # how the batch is cut into tasks: see `_cpu_divide`
+    "found": types.intp,  # (threads, END): see `found`
+    # how the batch is cut into tasks: see `divide`
     "sparse_rows": types.intp,  # (table_rows,): 1 where a RoI's taps lie far apart
     "ends": types.intp,  # (DIGIT + 2,): of the rows with each digit
     "order": types.intp,
@@ -92,7 +92,7 @@ ADDRESSES = {
 NUMBERS = {
     # of a batch
     **dict.fromkeys(("start", "rows", "threads"), types.intp),
-    # of a batch, as it is divided: see `_cpu_divide`
+    # of a batch, as it is divided: see `divide`
     **dict.fromkeys(("blocks", "chunk_count", "parts", "task_rows", "streams"), types.intp),
     "splits": types.intp,  # 1 where sparse rows are pooled by `sparse_work`
     "work": types.intp,  # what computes other rows
@@ -106,7 +106,7 @@ NUMBERS = {
     **dict.fromkeys(("most_threads", "serial_work"), types.intp),
     **dict.fromkeys(("dense_blocks", "apart_blocks"), types.intp),
     **dict.fromkeys(("most_bins", "apart_most_bins", "sparse_most_bins"), types.intp),
-    "apart_reads": types.float64,  # see `_cpu_schedules.Schedules`; this is its `reads`
+    "apart_reads": types.float64,  # see `schedules.Schedules`; this is its `reads`
     "sparse": types.intp,  # and its `limit`; where it is 0 but taps alone are read
     "packs": types.intp,
     "mode": types.intp,

@@ -1,4 +1,4 @@
-"""How the CPU divides a batch of RoIs into tasks: see `_cpu_tasks`.
+"""How the CPU divides a batch of RoIs into tasks: see `tasks`.
 
 A task is a chunk of RoIs, on a block of channels, for some of their rows of bins. Every output is
 computed within one task in one order: results do not depend on the number of threads.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from numba import njit
 
-from . import _cpu_found as at
-from ._cpu_job import INLINED
+from . import found as at
+from .job import INLINED
 
 TASKS_PER_THREAD = 4
 # What rows are sorted by at a time: a map of as many rows is sorted at once.
@@ -103,7 +103,7 @@ def cut(job, count, most_bins, threads):
     job.chunk_count, job.parts, job.task_rows = chunk, parts, bins
 
 
-def divide(thread, job):
+def divide_batch(thread, job):
     """Divide a batch to pool, whose tables are filled."""
     found = job.found
     join(found, job.threads)

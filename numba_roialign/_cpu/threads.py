@@ -16,7 +16,7 @@ from queue import SimpleQueue
 
 from numba import config, get_num_threads, threading_layer
 
-from ._cpu_job import call_in_threads
+from .job import call_in_threads
 
 # Layers that may be entered while something is in them.
 REENTRANT = ("omp", "tbb")
@@ -43,7 +43,7 @@ def usable_threads() -> int:
     return 1 if _forked else get_num_threads()
 
 
-def run(function, threads, job, owner):
+def run_in_threads(function, threads, job, owner):
     """Run a `Compiled` function on the job at an address, with the numbers of all threads.
 
     `owner` holds the memory that the job points to.

@@ -9,8 +9,8 @@ import warnings
 import numpy as np
 from numba import config, cuda
 
-from ._flat import element_strides, flat_view, in_order, interface_of, reach, stacked_dtype
-from ._kernels import Strides
+from .._flat import element_strides, flat_view, in_order, interface_of, reach, stacked_dtype
+from .._kernels import Strides
 
 THREADS_PER_BLOCK = 128
 LARGEST_LAUNCH = 1 << 20  # threads; a longer work list goes round in strides

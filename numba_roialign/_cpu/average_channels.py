@@ -7,7 +7,7 @@ by side (channels last). Results go the other way. The RoIs of a chunk stand in 
 first rows, so that each row is packed once, just ahead of its use.
 
 Channels last, RoIs that read no pixel dozens of times are pooled in place instead: see
-`_cpu_pixels`.
+`average_pixels`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from . import _kernels, _taps
-from ._cpu_job import INLINED, INLINED_BY_LLVM, axis_tables, map_at, out_at, span_of
-from ._cpu_results import write
-from ._cpu_tables import pixel_span
-from ._cpu_tasks import first_channel, task_of
-from ._lanes import tile, view, zero_of
-from ._taps import Taps
+from .. import _kernels, _taps
+from .._taps import Taps
+from .job import INLINED, INLINED_BY_LLVM, axis_tables, map_at, out_at, span_of
+from .lanes import tile, view, zero_of
+from .results import write
+from .tables import pixel_span
+from .tasks import first_channel, task_of
 
 average = njit(**INLINED)(_kernels.average)
 bin_taps = njit(**INLINED)(_taps.bin_taps)

@@ -13,14 +13,28 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from . import _cpu_channels, _cpu_divide, _cpu_found, _cpu_schedules, _cpu_tables
-from ._cpu_job import ADDRESSES, NUMBERS, POSITIONS, Compiled, compiled
-from ._cpu_schedules import Kinds, Schedules
-from ._flat import element_strides, in_order
-from ._geometry import Sampling
-from ._kernels import AVERAGE, Strides
-from ._memory import LINE
-from ._taps import sample_capacity, tap_capacity
+from .._flat import element_strides, in_order
+from .._geometry import Sampling
+from .._kernels import AVERAGE, Strides
+from .._memory import LINE
+from .._taps import sample_capacity, tap_capacity
+from . import found as at
+from .average_channels import window_of
+from .divide import DIGIT, divide_batch, divide_by_image
+from .job import ADDRESSES, NUMBERS, POSITIONS, Compiled, compiled
+from .schedules import (
+    Kinds,
+    Schedules,
+    average_schedules,
+    gradient_schedule,
+    maximum_schedules,
+)
+from .tables import (
+    fill_with_samples,
+    fill_with_slopes,
+    fill_with_taps,
+    fill_with_turned_taps,
+)
 
 # Bounds the tables of a call to 24 MB, as long as one RoI's fit.
 BATCH_BYTES = 24 << 20
@@ -64,6 +78,10 @@ class Plan:
         return max(
             taps, min(self.sampling.height * self.sampling.width, self.schedules.limit * taps)
         )
+
+    def is_small(self, rois, more=0):
+        """Say whether one thread suits a call on so many RoIs, with `more` to do beside them."""
+        return rois * self.most_work * self.channels + more < SERIAL_WORK
 
     def table_rows(self, rois):
         """Return how many of `rois` a batch has."""
@@ -187,23 +205,23 @@ def pooling_plan(
     target = strides_of(layout, (1, *out_shape), out_strides, kinds.result_bytes)
     bins = sampling.output_height * sampling.output_width
     if mode == AVERAGE:
-        schedules = _cpu_schedules.averaging(kinds, source, channels, sampling)
-        fill = _cpu_tables.fill if corner is None else _cpu_tables.fill_with_slopes
+        schedules = average_schedules(kinds, source, channels, sampling)
+        fill = fill_with_taps if corner is None else fill_with_slopes
     else:
-        schedules = _cpu_schedules.maximum(kinds, channels, sampling)
-        fill = _cpu_tables.fill_with_samples
+        schedules = maximum_schedules(kinds, channels, sampling)
+        fill = fill_with_samples
     dense = schedules.dense
     lanes = dense.lanes, (schedules.apart or dense).lanes
     can_stream = schedules.packs and dense.most_bins >= sampling.output_height
     can_stream &= whole_lines(target, channels, sampling, min(lanes), kinds.result_bytes)
     return plan_of(
         kinds, source, target, channels, sampling, convention, schedules, fill,
-        _cpu_divide.divide, mode, layout,
+        divide_batch, mode, layout,
         batch_bytes=BATCH_BYTES,
         can_stream=can_stream,
         staging_size=bins * max(lanes) if can_stream and target.channel != 1 else 0,
         numbers_size=bins * dense.lanes if keeps_argmax and dense.lanes > 1 else 0,
-        window=_cpu_channels.window_of(sampling.height, sampling.width),
+        window=window_of(sampling.height, sampling.width),
         serial_work=SERIAL_WORK,
         corner=corner or 0,
         keeps_argmax=keeps_argmax,
@@ -224,11 +242,11 @@ def gradient_plan(
     channels = in_order(layout, out_shape)[1]
     source = strides_of(layout, (1, *shape), strides, kinds.storage_bytes)
     target = strides_of(layout, out_shape, out_strides, kinds.result_bytes)
-    schedule, rows = _cpu_schedules.gradient(kinds, channels, sampling, mode, batched)
-    fill = _cpu_tables.fill_turned if mode == AVERAGE else _cpu_tables.fill_with_samples
+    schedule, rows = gradient_schedule(kinds, channels, sampling, mode, batched)
+    fill = fill_with_turned_taps if mode == AVERAGE else fill_with_samples
     return plan_of(
         kinds, source, target, channels, sampling, convention, Schedules(schedule), fill,
-        _cpu_divide.divide_by_image, mode, layout,
+        divide_by_image, mode, layout,
         batch_bytes=GRADIENT_BATCH_BYTES,
         turned=mode == AVERAGE,
         least_chunks=sampling.images,
@@ -244,8 +262,8 @@ def memory_sizes(plan, rows, threads):
     """
     sizes = {name: rows * size for name, size in plan.tables.items()}
     sizes |= {
-        "found": threads * _cpu_found.END * 8,
-        "ends": (_cpu_divide.DIGIT + 2) * 8,
+        "found": threads * at.END * 8,
+        "ends": (DIGIT + 2) * 8,
         "chunks": (max(rows, plan.least_chunks) + 1) * 8,
         "counter": 8,
         "scratch": threads * plan.scratch_bytes,
@@ -255,7 +273,7 @@ def memory_sizes(plan, rows, threads):
     return [sizes.get(name, 0) for name in ADDRESSES]
 
 
-class Layout(NamedTuple):
+class MemoryLayout(NamedTuple):
     """Where the job's own arrays lie, for calls that share it."""
 
     rows: int  # of a batch, at most
@@ -264,7 +282,7 @@ class Layout(NamedTuple):
 
 
 @functools.lru_cache(1024)
-def layout_of(plan, rois, threads):
+def memory_layout(plan, rois, threads):
     """Return the layout of a call on so many RoIs."""
     rows = plan.table_rows(rois)
     rooms = [-(-size // LINE) * LINE for size in memory_sizes(plan, rows, threads)]
@@ -274,4 +292,4 @@ def layout_of(plan, rois, threads):
     job[POSITIONS["most_threads"]] = threads
     job[POSITIONS["y_slots"]] = rows * plan.y_capacity
     job[POSITIONS["x_slots"]] = rows * plan.x_capacity
-    return Layout(rows, end, job)
+    return MemoryLayout(rows, end, job)
