@@ -81,7 +81,9 @@ def circumstances(run):
         f"on {machine['device']}; times are the device's" if machine.get("device") else None,
         f"revision {machine['revision']}" if machine["revision"] else None,
         f"copy bandwidth {number(run['copy_rate'])} GB/s" if run["copy_rate"] else None,
-        f"others kept {number(run['bystanders'], 2)} cores busy" if run.get("bystanders") else None,
+        f"other processes used {number(run['bystanders'], 2)} cores"
+        if run.get("bystanders")
+        else None,
         ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     ]
     return "; ".join(part for part in text if part) + ".\n"
@@ -164,10 +166,7 @@ def per_implementation(run, names, cell):
 
 
 def time_table(run):
-    names = present(run)
-    lines = per_implementation(run, names, milliseconds)
-    means = [f"{number(figures.mean_ratio(run, name))}x" for name in names]
-    return f"{lines}| fastest peer to it, geometric mean | {' | '.join(means)} |\n"
+    return per_implementation(run, present(run), milliseconds)
 
 
 def error_cell(workload, name):
@@ -184,20 +183,29 @@ def seconds(value):
     return "-" if value is None else f"{value:.2f}"
 
 
-def first_use_table(run):
+def implementation_table(run):
+    """Return a table of implementations: how fast they are, and how soon they begin."""
     rows = []
     for name, about in run["implementations"].items():
         if "missing" in about:
             continue
+        mean = figures.mean_ratio(run, name) if name in present(run) else None
         rows.append(
             [
                 name,
+                "-" if mean is None else f"{number(mean)}x",
                 seconds(about["setup_seconds"]),
                 seconds(about["first_seconds"]),
                 seconds(about.get("compile_seconds")),
             ]
         )
-    header = ["implementation", "import, s", "first call, s", "both, ever first, s"]
+    header = [
+        "implementation",
+        "fastest peer's time over its own, geometric mean",
+        "import, s",
+        "first call, s",
+        "both, with an empty cache, s",
+    ]
     return table(header, rows)
 
 
@@ -248,7 +256,7 @@ def full(run, pictures=()):
             "Peak memory of a call beyond its inputs, MB",
             per_implementation(run, names, memory_cell),
         ),
-        ("First use of a process", first_use_table(run)),
+        ("Implementations", implementation_table(run)),
         ("Workloads", workload_table(run)),
         *sweep_tables(run),
     ]
@@ -261,17 +269,13 @@ def full(run, pictures=()):
     return "\n".join(text)
 
 
-def excerpt(run, pictures=(), folder="."):
-    """Return what a README shows; of a gradient, the ratios alone."""
-    text = [summary(run), main_table(run)]
+def excerpt(run, picture, folder="."):
+    """Return what a README shows; of a gradient, no table."""
+    text = [summary(run)]
     if run.get("operation", "pool") == "pool":
-        text += ["All medians in ms:\n", time_table(run)]
-        text += ["A process's first use:\n", first_use_table(run)]
-    text.append(circumstances(run))
-    for picture in pictures:
-        path = Path(os.path.relpath(picture, folder)).as_posix()
-        text.append(f"![{picture.stem}]({path})\n")
-    return "\n".join(text)
+        text += [main_table(run), implementation_table(run)]
+    path = Path(os.path.relpath(picture, folder)).as_posix()
+    return "\n".join([*text, circumstances(run), f"![{picture.stem}]({path})\n"])
 
 
 def replace_block(text, name, block):
@@ -287,7 +291,7 @@ def write(run, path, readme=None):
     pictures = plots.draw(run, path)
     path.with_suffix(".md").write_text(full(run, pictures), encoding="utf-8")
     if readme is not None:
-        block = excerpt(run, pictures, readme.resolve().parent)
+        block = excerpt(run, pictures[0], readme.resolve().parent)
         old = readme.read_text(encoding="utf-8")
         name = MARKERS[run.get("target", "cpu"), run.get("operation", "pool")]
         readme.write_text(replace_block(old, name, block), encoding="utf-8")
