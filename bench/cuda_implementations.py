@@ -39,7 +39,7 @@ class OnDevice(Implementation):
     def versions(self):
         return super().versions() | self.there.versions
 
-    def rotation(self, problem, arrays, make):
+    def rotation(self, arrays, make):
         """Return a call that takes copies of arrays in turn; `make` returns a call on one copy."""
         self.replay = None
         size = sum(array.nbytes for array in arrays)
@@ -103,7 +103,7 @@ class OursOnDevice(OnDevice):
             keywords = {"layout": self.layout, **self.kept((len(problem.rois), *shape))}
             return lambda: self.package.roi_align(features, rois, *problem[2:], **keywords)
 
-        return self.rotation(problem, (self.own(problem.features), problem.rois), make)
+        return self.rotation((self.own(problem.features), problem.rois), make)
 
     def prepare_backward(self, problem):
         shape = self.own(problem.features).shape
@@ -114,7 +114,7 @@ class OursOnDevice(OnDevice):
                 grad, rois, shape, *problem[3:], **keywords
             )
 
-        return self.rotation(problem, (self.own(problem.gradient()), problem.rois), make)
+        return self.rotation((self.own(problem.gradient()), problem.rois), make)
 
     def array(self, result):
         result = super().array(result)
@@ -137,7 +137,7 @@ class TorchvisionOnDevice(OnDevice):
         def make(features, rois):
             return lambda: self.operators.roi_align(features, rois, *arguments)
 
-        return self.rotation(problem, (problem.features, problem.rois), make)
+        return self.rotation((problem.features, problem.rois), make)
 
     def prepare_backward(self, problem):
         shape, bins = problem.features.shape, problem.bins
@@ -146,7 +146,7 @@ class TorchvisionOnDevice(OnDevice):
         def make(grad, rois):
             return lambda: self.operators._roi_align_backward(grad, rois, *arguments)
 
-        return self.rotation(problem, (problem.gradient(), problem.rois), make)
+        return self.rotation((problem.gradient(), problem.rois), make)
 
 
 # A thread for each output that goes through its samples: what one writes first.
@@ -217,7 +217,7 @@ class RawKernel(OnDevice):
 
             return call
 
-        return self.rotation(problem, (problem.features, problem.rois), make)
+        return self.rotation((problem.features, problem.rois), make)
 
     def prepare_backward(self, problem):
         raise Unsupported("the baseline has no gradient")

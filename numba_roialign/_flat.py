@@ -71,7 +71,7 @@ def byte_range(array):
 
 def overlap(one, other) -> bool:
     """Say whether the memory that two arrays span overlaps."""
-    # The common case, in 1 us: describing the memory of both takes 40, half of a small call.
+    # The common case, in 1 us: describing the memory of both takes 40.
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return np.may_share_memory(one, other)
     (low, high), (other_low, other_high) = byte_range(one), byte_range(other)

@@ -18,9 +18,9 @@ import numpy as np
 LINE = 64  # bytes of a cache line
 # Results below stay in the caches, where neither alignment nor new pages matter.
 LARGE_RESULT = 1 << 20
-# From here on an allocator returns memory to the system, which clears the pages of the next result:
-# 5 ms for 50 MB, which take 10 to compute. So memory of results that the caller has let go is kept
-# for later ones, this much in all.
+# The memory of results from this size on is kept for later results once the caller lets go of it,
+# this much in all. An allocator would return it to the system, which clears new pages for the next
+# result: 5 ms for 50 MB, which take 10 to compute.
 LENT_RESULT = 1 << 25
 KEPT_BYTES = 1 << 28
 GRAIN = 1 << 22  # sizes are rounded up to it, so that a result a little larger fits as well

@@ -165,8 +165,8 @@ def roi_align(
     check_layout(layout)
     validate = validation(validate)
     if type(features) is type(rois) is np.ndarray and out is stream is workspace is None:
-        # Most calls are like one before, which was checked: this way the interpreter takes 15 us,
-        # and the other 36, of a small call's 60.
+        # Most calls are like one before, which was checked: the interpreter takes 15 us this way,
+        # and 36 the other.
         common = not return_argmax and rois.size and alike(
             layout, features.shape, features.strides, features.dtype, features.flags.aligned,
             rois.shape[1:], rois.dtype, output_size, geometry, mode,

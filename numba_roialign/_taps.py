@@ -116,8 +116,8 @@ def samples_of(axis, p, step):
 
 
 @uncounted
-def lean(position, length):
-    """Return the pixel that a sample leans on and how far it lies beyond; -1 outside the map."""
+def pixel_below(position, length):
+    """Return the pixel below a sample and how far it lies beyond; -1 outside the map."""
     T = type(position)
     if not (position >= T(-1) and position <= T(length)):
         return -1, T(0)
@@ -160,7 +160,7 @@ def bin_of_taps(axis, pixels, weights, p, slot, stop):
     edge, first, last = samples_of(axis, p, step)
     for k in range(first, last):
         i = k if step > T(0) else first + last - 1 - k
-        pixel, beyond = lean(edge + (T(i) + T(0.5)) * step, axis.length)
+        pixel, beyond = pixel_below(edge + (T(i) + T(0.5)) * step, axis.length)
         if pixel >= 0:
             near, far = W((T(1) - beyond) * share), W(beyond * share)
             slot = add_tap(pixels, weights, begin, slot, stop, pixel, near)
@@ -228,7 +228,7 @@ def axis_samples(axis, samples, row, slot, stop):
         edge, first, last = samples_of(axis, p, step)
         samples.firsts[row, p] = 0
         for i in range(first, last):
-            pixel, beyond = lean(edge + (T(i) + T(0.5)) * step, axis.length)
+            pixel, beyond = pixel_below(edge + (T(i) + T(0.5)) * step, axis.length)
             if pixel >= 0 and slot + 1 < stop:
                 if slot == begin:
                     samples.firsts[row, p] = i
@@ -260,7 +260,7 @@ def axis_slopes(axis, scale, corner, grown, taps, row, slot, stop):
         for k in range(first, last):
             i = k if step > T(0) else first + last - 1 - k
             position = edge + (T(i) + T(0.5)) * step
-            pixel, _ = lean(position, axis.length)
+            pixel, _ = pixel_below(position, axis.length)
             if pixel >= 0 and pixel < axis.length - 1 and position >= T(0):
                 # Where in the box the sample lies, from 0 to 1: it moves by so much of its end.
                 part = (T(p) + (T(i) + T(0.5)) / T(axis.samples)) / T(axis.bins)

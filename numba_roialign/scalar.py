@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ._geometry import LARGEST_GRID, Convention, axis_of, compilable, real, skips
-from ._taps import lean, samples_of
+from ._taps import pixel_below, samples_of
 
 __all__ = ["pooled_value"]
 
@@ -111,11 +111,11 @@ def pooled_value(
     left, first_column, last_column = samples_of(x_axis, bin_index[1], x_step)
     total = zero
     for i in range(first_row, last_row):
-        y, below = lean(top + (T(i) + T(0.5)) * y_step, height)
+        y, below = pixel_below(top + (T(i) + T(0.5)) * y_step, height)
         if y < 0:
             continue
         for j in range(first_column, last_column):
-            x, beyond = lean(left + (T(j) + T(0.5)) * x_step, width)
+            x, beyond = pixel_below(left + (T(j) + T(0.5)) * x_step, width)
             if x < 0:
                 continue
             total += _line(features, image, channel, y, x, beyond, zero) * (T(1) - below)

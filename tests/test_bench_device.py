@@ -121,7 +121,7 @@ class Counted(OnDevice):
 def test_seconds_are_those_of_a_call_and_inputs_take_turns():
     counted = Counted()
     call = counted.rotation(
-        None, [np.zeros(20_000_000, np.float32)], lambda x: lambda: counted.calls.append(id(x))
+        [np.zeros(20_000_000, np.float32)], lambda x: lambda: counted.calls.append(id(x))
     )
     assert isinstance(call, Rotation)
     assert len(call.calls) == 4  # 80 MB each, 256 MB together at least
@@ -137,7 +137,7 @@ def test_the_baseline_has_no_gradient():
         cuda_implementations.RawKernel.prepare_backward(None, None)
 
 
-def test_a_run_of_a_device_says_so_and_has_places_of_its_own(monkeypatch):
+def test_a_run_of_a_device_says_so_and_has_places_of_its_own():
     workload = {"compulsory_bytes": 8, "results": {"numba_roialign": {"seconds": [1e-3]}}}
     workload["results"]["numba_roialign"]["call_seconds"] = [2.5e-3]
     run = {
@@ -190,7 +190,7 @@ def test_a_step_that_fails_or_takes_too_long_takes_nothing_from_the_next():
     assert "why" in text
 
 
-def test_a_run_fits_eight_minutes_and_its_commands_parse(monkeypatch):
+def test_a_run_fits_eight_minutes_and_its_commands_parse():
     steps = device.steps("x")
     assert sum(step.limit for step in steps) < 480
     for step in steps:

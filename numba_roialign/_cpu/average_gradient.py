@@ -6,7 +6,7 @@ lines of the bins that tap it. Both are the element kernel's inner sum over taps
 hold for a pixel the bins that tap it. Of a RoI whose taps lie far apart most of a line would be
 zeros: its bins are added to the pixels that they tap, one by one.
 
-Fewer channels than lanes leave some to spare, as three of a photograph do one of four.
+Fewer channels than lanes leave lanes idle: the three of a photograph take four.
 
 A task owns its part of the map, a band of rows in a block of channels, and goes through the RoIs in
 one order. So nothing is added atomically, and the result has the same bits for any number of

@@ -14,12 +14,13 @@ from .plan import memory_layout, typeless
 from .tasks import run_at_once, run_tasks
 from .threads import run_in_threads
 
-# Below, in bins of RoIs, the calling thread alone fills the tables; see `plan.SERIAL_WORK`.
+# With fewer bins, of all RoIs along both axes, the calling thread alone fills the tables: see
+# `plan.SERIAL_WORK`.
 SERIAL_BINS = 1 << 11
 # Results of at least this many bytes are written around the caches, which they only flush: a call
 # that writes 50 or 100 MB takes 1.05 to 1.3 times as long without.
 STREAM_BYTES = 16 << 20
-# Memories kept for later calls, and the most bytes of one.
+# How much memory is kept for later calls: so many of `CallMemory`, each of at most so many bytes.
 SPARES, SPARE_BYTES = 2, 64 << 20
 JOB_BYTES = -(-8 * len(POSITIONS) // LINE) * LINE
 

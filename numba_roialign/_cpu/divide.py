@@ -14,7 +14,7 @@ from . import found as at
 from .job import INLINED
 
 TASKS_PER_THREAD = 4
-# What rows are sorted by at a time: a map of as many rows is sorted at once.
+# Bits of a key in one pass of the sort: RoIs on a map of up to 4096 rows take one pass.
 DIGIT_BITS = 12
 DIGIT = (1 << DIGIT_BITS) - 1
 

@@ -106,8 +106,8 @@ NUMBERS = {
     **dict.fromkeys(("most_threads", "serial_work"), types.intp),
     **dict.fromkeys(("dense_blocks", "apart_blocks"), types.intp),
     **dict.fromkeys(("most_bins", "apart_most_bins", "sparse_most_bins"), types.intp),
-    "apart_reads": types.float64,  # see `schedules.Schedules`; this is its `reads`
-    "sparse": types.intp,  # and its `limit`; where it is 0 but taps alone are read
+    "apart_reads": types.float64,  # `schedules.Schedules.reads`
+    "sparse_limit": types.intp,  # `schedules.Schedules.limit`
     "packs": types.intp,
     "mode": types.intp,
     "corner": types.intp,  # of a slope: see `_taps.fill_slopes`

@@ -95,8 +95,8 @@ def is_sparse(job, y_samples, x_samples, roi):
 def pool_roi(job, y_samples, x_samples, roi, c, share, base, numbers):
     """Pool some rows of bins of a RoI in a block of channels.
 
-    Which of them go without lanes is told by the RoI alone: two zeros of different signs are equal,
-    and of those lanes take the last.
+    Whether they go without lanes depends on the RoI alone, so that the sign of a zero does too: of
+    zeros of both signs, which are equal, lanes take the last and scalars the first.
     """
     lanes, sparse = len(job.tag), is_sparse(job, y_samples, x_samples, roi)
     left, right = own_columns(job, roi, len(job.square))

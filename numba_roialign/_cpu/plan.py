@@ -36,12 +36,12 @@ from .tables import (
     fill_with_turned_taps,
 )
 
-# Bounds the tables of a call to 24 MB, as long as one RoI's fit.
+# Most bytes of a call's tables, unless those of one RoI take more.
 BATCH_BYTES = 24 << 20
-# A gradient goes over its map once for each batch, so it has larger ones.
+# The same of a gradient, which goes over the whole map once for each batch.
 GRADIENT_BATCH_BYTES = 96 << 20
-# Below, in multiplications, a call runs on the calling thread alone. Waking threads takes 10 to
-# 50 us, and milliseconds on a busy machine; this much work takes some 100 us.
+# A call of fewer multiplications runs on the calling thread alone: they take some 100 us, and
+# waking threads takes 10 to 50 us, on a busy machine milliseconds.
 SERIAL_WORK = 1 << 20
 
 

@@ -1,4 +1,4 @@
-"""How the channel schedule writes results: from vectors of channels in scratch to the output."""
+"""How schedules with channels in the lanes write results: from vectors in scratch to the output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .lanes import stream, tile, view
 
 
 @njit(**INLINED)
-def write_beside(job, cells, at, rows, width):
+def write_channels_last(job, cells, at, rows, width):
     """Write rows of bins, the channels of each side by side (channels last)."""
     strides, lanes = strides_out(job), len(job.tag)
     numbers, out, streams = view(job.scratch, 0, job.tag), view(job.out, 0, job.tag), job.streams
@@ -25,7 +25,7 @@ def write_beside(job, cells, at, rows, width):
 
 
 @njit(**INLINED)
-def write_apart(job, cells, at, rows, width):
+def write_scattered(job, cells, at, rows, width):
     """Write rows of bins, each number to its place."""
     strides, lanes = strides_out(job), len(job.tag)
     numbers, out = view(job.scratch, 0, (0,)), view(job.out, 0, (0,))
@@ -77,9 +77,9 @@ def write(job, cells, staging, at, rows, width):
     stride = job.out_channel
     bins = rows * width
     if stride == 1:
-        write_beside(job, cells, at, rows, width)
+        write_channels_last(job, cells, at, rows, width)
     elif job.out_column != 1 or job.out_row != width:
-        write_apart(job, cells, at, rows, width)
+        write_scattered(job, cells, at, rows, width)
     else:
         streams, memory, to = job.streams, job.out, at
         if streams:

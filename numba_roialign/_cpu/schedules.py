@@ -34,25 +34,22 @@ from .lanes import REGISTER
 
 # Most lanes of a vector; 1 is the scalar schedule.
 MOST_LANES = int(os.environ.get("NUMBA_ROIALIGN_LANES", "64"))
-# A vector's bytes, four registers of AVX2: a tap's index and weight then serve four
-# multiplications, which makes 50 x 76 maps 1.25 times faster than two registers do. With channels
-# last twice that: each block of channels passes over all pixels, from which it reads twice as much,
-# and 50 x 76 maps of 1024 channels are 1.3 times faster.
+# Bytes of a vector of channels: four registers of AVX2. The index and the weight of a tap then
+# serve four multiplications, and 50 x 76 maps are 1.25 times faster than with two registers.
 LANE_BYTES = 128
-# With more pixels half a vector in either layout, since packed rows of a large map leave the cache:
-# with a whole one a box of all of a 200 x 304 map took 1.3 times as long; mixed_adaptive, channels
-# last, took 1.04 to 1.3, and 2.7 with two.
-LARGE_MAP = 1 << 14
-# The same for whole pixels, channels last.
-PIXELS_LANE_BYTES = 256
-# The same for a gradient.
-GRADIENT_LANE_BYTES = 64
-# The same for a maximum.
-MAX_LANE_BYTES = 64
-# What RoIs have in common is packed where they read it more often. It pays from 1.1 to 2 times on,
-# in 25 cases; channels last from 10 to 60 times, in 50 cases.
+# The same for packed maps with channels last: each block of channels passes over all pixels, from
+# which it then reads more; 50 x 76 maps of 1024 channels are 1.3 times faster.
+LANE_BYTES_LAST = 256
+# The same for packed maps of more pixels than this, in either layout: their rows leave the caches.
+# With 128 a box of all of a 200 x 304 map took 1.3 times as long, and with channels last
+# mixed_adaptive 1.04 to 1.3; with 256 it took 2.7.
+LARGE_MAP, LANE_BYTES_LARGE = 1 << 14, 64
+# The same for whole pixels, channels last; for a gradient; for a maximum.
+PIXELS_LANE_BYTES, GRADIENT_LANE_BYTES, MAX_LANE_BYTES = 256, 64, 64
+# Packing what RoIs have in common pays where they read it at least so often: in 25 cases measured
+# from 1.1 to 2 times on; channels last, in 50 cases, from 10 to 60 times on.
 LINES_READS, PIXELS_READS = 1.25, 32
-# Below, columns take the lanes instead of channels.
+# Of fewer channels than these, columns take the lanes.
 FEW_CHANNELS = 8
 
 # Numba's types of what is stored and of what is summed; half types travel as their bits.
@@ -140,12 +137,17 @@ class Schedules(NamedTuple):
         """Return the fields of a job by which a batch is divided among them."""
         dense, apart, sparse = self.dense, self.apart or self.dense, self.sparse
         return {
-            "apart_reads": self.reads, "sparse": self.limit, "packs": self.packs,
+            "apart_reads": self.reads, "sparse_limit": self.limit, "packs": self.packs,
             "dense_blocks": dense.blocks, "apart_blocks": apart.blocks,
             "most_bins": dense.most_bins, "apart_most_bins": apart.most_bins,
             "sparse_most_bins": sparse.most_bins if sparse else 0,
             "scratch_size": self.scratch_size,
         }  # fmt: skip
+
+
+def most_lanes(kinds, size):
+    """Return how many lanes a vector of some bytes has."""
+    return min(MOST_LANES, size // kinds.number_bytes)
 
 
 def fitting_lanes(channels, most):
@@ -160,95 +162,127 @@ def average_schedules(kinds, strides, channels, sampling):
     """Return the schedules of an average; `strides` are the map's."""
     fits = max(sampling.height, sampling.width) <= average_channels.WINDOW
     if MOST_LANES > 1 and channels >= FEW_CHANNELS and fits:
-        dense = packed(kinds, strides, channels, sampling)
+        packed = by_channels(kinds, strides, channels, sampling)
         if strides.channel == 1:
-            apart = pixels(kinds, channels, sampling)
-            return Schedules(dense, apart, PIXELS_READS, packs=True)
-        apart = lines(kinds, strides, channels, sampling)
-        gathered = sparse(kinds, sampling)
+            apart = by_pixels(kinds, channels, sampling)
+            return Schedules(packed, apart, PIXELS_READS, packs=True)
+        apart = by_lines(kinds, strides, channels, sampling)
         reads = LINES_READS if apart else 0
-        return Schedules(dense, apart, reads, gathered, average_channels.SPARSE, packs=True)
-    dense = columns(kinds, strides, channels, sampling)
+        sparse, limit = by_taps(kinds, sampling), average_channels.SPARSE
+        return Schedules(packed, apart, reads, sparse, limit, packs=True)
+    dense = by_columns(kinds, strides, channels, sampling)
     if dense:
-        gathered = sparse(kinds, sampling)
-        return Schedules(dense, sparse=gathered, limit=average_columns.SPARSE)
+        return Schedules(dense, sparse=by_taps(kinds, sampling), limit=average_columns.SPARSE)
     return Schedules(Schedule(average_scalar.work, kinds, 1, channels, sampling.output_height))
 
 
-def packed(kinds, strides, channels, sampling):
+def by_channels(kinds, strides, channels, sampling):
     """Return the schedule of RoIs that have many pixels in common."""
-    lane_bytes = 2 * LANE_BYTES if strides.channel == 1 else LANE_BYTES
+    size = LANE_BYTES_LAST if strides.channel == 1 else LANE_BYTES
     if sampling.height * sampling.width > LARGE_MAP:
-        lane_bytes = LANE_BYTES // 2
-    lanes = fitting_lanes(channels, min(MOST_LANES, lane_bytes // kinds.number_bytes))
+        size = LANE_BYTES_LARGE
+    lanes = fitting_lanes(channels, most_lanes(kinds, size))
     bins, width = sampling.output_height, sampling.output_width
     window = average_channels.window_of(sampling.height, sampling.width)
-    scratch_size = average_channels.scratch_size(bins, width, window, lanes)
-    most_bins = average_channels.most_rows(width)
-    blocks = -(-channels // lanes)
-    return Schedule(average_channels.work, kinds, lanes, blocks, most_bins, scratch_size)
+    return Schedule(
+        average_channels.work,
+        kinds,
+        lanes,
+        blocks=-(-channels // lanes),
+        most_bins=average_channels.most_rows(width),
+        scratch_size=average_channels.scratch_size(bins, width, window, lanes),
+    )
 
 
-def lines(kinds, strides, channels, sampling):
+def by_lines(kinds, strides, channels, sampling):
     """Return the schedule of RoIs apart, or None where the map has no squares of columns."""
     if strides.column != 1 or sampling.width * kinds.number_bytes < PATCH:
         return None
-    bins, width, line = sampling.output_height, sampling.output_width, sampling.width
-    lanes = fitting_lanes(channels, min(MOST_LANES, LANE_BYTES // kinds.number_bytes))
+    lanes = fitting_lanes(channels, most_lanes(kinds, LANE_BYTES))
+    width, line = sampling.output_width, sampling.width
     most_bins = average_channels.most_rows(width)
-    scratch_size = average_lines.scratch_size(min(bins, most_bins), width, line, lanes)
-    blocks = -(-channels // lanes)
-    return Schedule(average_lines.work, kinds, lanes, blocks, most_bins, scratch_size)
+    bins = min(sampling.output_height, most_bins)
+    return Schedule(
+        average_lines.work,
+        kinds,
+        lanes,
+        blocks=-(-channels // lanes),
+        most_bins=most_bins,
+        scratch_size=average_lines.scratch_size(bins, width, line, lanes),
+    )
 
 
-def pixels(kinds, channels, sampling):
+def by_pixels(kinds, channels, sampling):
     """Return the schedule of RoIs apart, where channels lie side by side."""
-    most = min(MOST_LANES, PIXELS_LANE_BYTES // kinds.number_bytes)
-    lanes = fitting_lanes(channels, most)
-    bins, width = sampling.output_height, sampling.output_width
-    blocks = -(-channels // lanes)
-    pieces = min(blocks, average_pixels.pieces_of(channels, width))
-    piece = -(-blocks // pieces) * lanes
-    scratch_size = average_pixels.scratch_size(bins, width, piece)
-    most_bins = average_pixels.most_rows(width, piece)
-    return Schedule(average_pixels.work, kinds, lanes, pieces, most_bins, scratch_size)
+    lanes = fitting_lanes(channels, most_lanes(kinds, PIXELS_LANE_BYTES))
+    bins, width, vectors = sampling.output_height, sampling.output_width, -(-channels // lanes)
+    pieces = min(vectors, average_pixels.pieces_of(channels, width))
+    piece = -(-vectors // pieces) * lanes
+    return Schedule(
+        average_pixels.work,
+        kinds,
+        lanes,
+        blocks=pieces,
+        most_bins=average_pixels.most_rows(width, piece),
+        scratch_size=average_pixels.scratch_size(bins, width, piece),
+    )
 
 
-def columns(kinds, strides, channels, sampling):
+def by_columns(kinds, strides, channels, sampling):
     """Return the schedule of few channels, or None where lines are too short, long or scattered."""
     beside = strides.channel == 1 and strides.column == channels  # channels last
     inner = channels if beside else 1
-    line, most = sampling.width * inner, LINE // kinds.number_bytes
-    bins, results = sampling.output_height, sampling.output_width * inner
+    line, results = sampling.width * inner, sampling.output_width * inner
+    bins, most = sampling.output_height, LINE // kinds.number_bytes
     lanes = min(MOST_LANES, most if bins >= most else most // 2)
     if lanes == 1 or not (beside or strides.column == 1):
         return None
     if not lanes <= line <= average_channels.WINDOW:
         return None
-    scratch_size = average_columns.scratch_size(line, results, lanes)
-    return Schedule(average_columns.work, kinds, lanes, channels // inner, bins, scratch_size)
+    return Schedule(
+        average_columns.work,
+        kinds,
+        lanes,
+        blocks=channels // inner,
+        most_bins=bins,
+        scratch_size=average_columns.scratch_size(line, results, lanes),
+    )
 
 
-def sparse(kinds, sampling):
+def by_taps(kinds, sampling):
     """Return the schedule of sparse RoIs, which come among those of another."""
-    lanes = min(MOST_LANES, average_sparse.MOST_COLUMNS, REGISTER // kinds.number_bytes)
-    bins, width = sampling.output_height, sampling.output_width
+    lanes = min(average_sparse.MOST_COLUMNS, most_lanes(kinds, REGISTER))
+    width = sampling.output_width
     most_bins = average_channels.most_rows(width)
-    scratch_size = average_sparse.scratch_size(min(bins, most_bins), width, lanes)
-    return Schedule(average_sparse.work, kinds, lanes, 0, most_bins, scratch_size)
+    bins = min(sampling.output_height, most_bins)
+    return Schedule(
+        average_sparse.work,
+        kinds,
+        lanes,
+        blocks=0,
+        most_bins=most_bins,
+        scratch_size=average_sparse.scratch_size(bins, width, lanes),
+    )
 
 
 def maximum_schedules(kinds, channels, sampling):
     """Return the schedules of a maximum."""
-    most = min(MOST_LANES, MAX_LANE_BYTES // kinds.number_bytes)
+    most = most_lanes(kinds, MAX_LANE_BYTES)
     bins, width = sampling.output_height, sampling.output_width
     if most == 1 or channels < FEW_CHANNELS or bins * width > average_channels.CELLS:
         return Schedules(Schedule(maximum_scalar.work, kinds, 1, channels, bins))
     lanes = fitting_lanes(channels, most)
     window = average_channels.window_of(sampling.height, sampling.width)
-    scratch_size = maximum_channels.scratch_size(bins, width, window, lanes)
-    blocks = -(-channels // lanes)
-    return Schedules(Schedule(maximum_channels.work, kinds, lanes, blocks, bins, scratch_size))
+    return Schedules(
+        Schedule(
+            maximum_channels.work,
+            kinds,
+            lanes,
+            blocks=-(-channels // lanes),
+            most_bins=bins,
+            scratch_size=maximum_channels.scratch_size(bins, width, window, lanes),
+        )
+    )
 
 
 def gradient_schedule(kinds, channels, sampling, mode, batched):
@@ -257,7 +291,7 @@ def gradient_schedule(kinds, channels, sampling, mode, batched):
     Where it is computed in batches, each of which adds to the one before, blocks do not overlap.
     """
     narrow, lanes = sampling.width <= average_channels.WINDOW, 1
-    most = min(MOST_LANES, GRADIENT_LANE_BYTES // kinds.number_bytes)
+    most = most_lanes(kinds, GRADIENT_LANE_BYTES)
     if mode == AVERAGE and narrow:
         lanes = fitting_lanes(channels, most)
         if channels < FEW_CHANNELS <= most:

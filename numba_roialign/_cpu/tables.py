@@ -10,9 +10,9 @@ from .._geometry import Convention, Sampling
 from . import found as at
 from .job import UNCOUNTED, array_at, axis_tables, sample_tables, span_of, turned_tables
 
-# With more columns than this per tap, a gradient is spread bin by bin, for few columns of a line
-# count; with half of it fpn_p2_s2 took 1.6 times as long, with twice of it many_1000x3 1.2 times.
-SPARSE = 2
+# The gradient of a RoI with more columns than this per tap is spread bin by bin: a line would be
+# mostly zeros. With half of it fpn_p2_s2 took 1.6 times as long, with twice of it many_1000x3 1.2.
+COLUMNS_PER_TAP = 2
 
 fill_taps = njit(**UNCOUNTED)(_taps.fill_taps)
 fill_samples = njit(**UNCOUNTED)(_taps.fill_samples)
@@ -48,7 +48,7 @@ def survey(thread, job):
     """Note what a thread's share of the rows holds, in its line of `found`; mark sparse rows."""
     images, spans, sparse_rows = job.table_images, job.spans, job.sparse_rows
     y_taps, x_taps = axis_tables(job)
-    bins, width, limit = job.output_height, job.output_width, job.sparse
+    bins, width, limit = job.output_height, job.output_width, job.sparse_limit
     none = np.intp(0)  # for a literal 0 `pixel_span` would be compiled once more
     invalid, first_invalid, sparse, taps, alone = 0, job.rows, 0, 0, 0
     low, high, top, bottom, left, right = job.images, -1, job.height, 0, job.width, 0
@@ -115,7 +115,7 @@ def spreads(job, x_taps, row):
     """Say whether `average_gradient` spreads a RoI over lines, and not bin by bin."""
     taps = x_taps.bounds[row, job.output_width] - x_taps.bounds[row, 0]
     _, _, left, right = span_of(job, row)
-    return right - left <= SPARSE * taps
+    return right - left <= COLUMNS_PER_TAP * taps
 
 
 def fill_with_turned_taps(thread, job):

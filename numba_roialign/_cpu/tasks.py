@@ -1,7 +1,7 @@
 """How threads run the tasks of a batch, one by one from a common counter.
 
-So one enormous RoI among many small ones holds up nobody. A task is run by the schedule of its
-RoIs, which is compiled for itself and called by its address.
+So no thread waits for another, even where one RoI is enormous and the rest are small. A task is run
+by the schedule of its RoIs, which is compiled for itself and called by its address.
 """
 
 from __future__ import annotations

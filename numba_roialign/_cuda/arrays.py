@@ -1,4 +1,4 @@
-"""Device arrays for Numba's kernels: flat views, streams, and boxes brought together."""
+"""Device arrays for Numba's kernels: flat views of them, boxes brought together, and launches."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Tables:
 
 
 @functools.lru_cache(256)
-def geometry_of(sampling, convention, dtype):
+def typed_geometry(sampling, convention, dtype):
     """Return the geometry in the type that kernels compute in for a dtype, and that type's zero."""
     zero = np.float64(0) if dtype == "float64" else np.float32(0)
     return in_type(sampling, type(zero)), in_type(convention, type(zero)), zero
@@ -139,7 +139,7 @@ def pool(
     An invalid row pools NaN. With `validate` on (None, the default, means off) the call waits for a
     check instead, and returns the first invalid row with its number, and nothing is written.
     """
-    rois, geometry = as_numba(rois), geometry_of(sampling, convention, dtype)
+    rois, geometry = as_numba(rois), typed_geometry(sampling, convention, dtype)
     if mode == AVERAGE:
         tables = Average(rois, geometry, queue, BATCH_BYTES)
     else:
@@ -174,7 +174,7 @@ def pool_backward(
 
     An invalid row gives nothing to it, where it does not raise as in `pool`.
     """
-    geometry = geometry_of(sampling, convention, dtype)
+    geometry = typed_geometry(sampling, convention, dtype)
     tables = Tables(as_numba(rois), geometry, queue, samples=mode != AVERAGE, turned=True)
     if validate and (invalid := first_invalid(tables, queue)) is not None:
         return invalid
@@ -213,7 +213,7 @@ def box_backward(grad, features, rois, sampling, convention, out, layout, dtype,
 
     An invalid row has gradient 0, where it does not raise as in `pool`.
     """
-    stream, geometry = queue.stream, geometry_of(sampling, convention, dtype)
+    stream, geometry = queue.stream, typed_geometry(sampling, convention, dtype)
     number = geometry[-1].dtype
     channels, bins = in_order(layout, grad.shape)[1], int(np.prod(grad.shape[1:]))
     most = max(1, BATCH_BYTES // (number.itemsize * bins))
