@@ -140,10 +140,6 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line(
         "markers",
-        "fuzz: long random runs, deselected by default; run them with `python -m pytest -m fuzz`",
-    )
-    config.addinivalue_line(
-        "markers",
         "huge: arrays of 2**31 elements, deselected by default; `python -m pytest -m huge -s`",
     )
     config.addinivalue_line(
@@ -169,9 +165,8 @@ def pytest_generate_tests(metafunc):
 
 def pytest_collection_modifyitems(config, items):
     def is_wanted(item):
-        for name in ("fuzz", "huge"):
-            if item.get_closest_marker(name) and name not in config.option.markexpr:
-                return False
+        if item.get_closest_marker("huge") and "huge" not in config.option.markexpr:
+            return False
         only = item.get_closest_marker("only")
         name = item.callspec.params.get("target") if hasattr(item, "callspec") else None
         if only is not None:
@@ -249,3 +244,37 @@ def random_rois(rng, count, features_shape, scale=1.0, *, is_sorted=False):
         y, x = np.sort(y, axis=0), np.sort(x, axis=0)
     index = rng.integers(0, images, count)
     return np.stack([index, x[0], y[0], x[1], y[1]], axis=1).astype(np.float32)
+
+
+def random_case(rng, target, dtype=np.float32, scale=1.0):
+    """Return a map and RoIs on it: few of both where `target` is slow."""
+    shape = (2, 2, 4, 5) if target.small else (2, 5, 9, 12)
+    features = random_features(rng, shape, dtype)
+    return features, random_rois(rng, 3 if target.small else 20, shape, scale)
+
+
+def edge_of_grids(rng, target, pool, *arguments):
+    """Return a map, boxes and what `pool` gives for them, whose grids each rounding decides.
+
+    Whole numbers times a scale like 0.3 fall on or beside whole bins, and the rounding of each step
+    in the type computed in says which: one fused or widened step is another number of samples.
+    """
+    features = random_features(rng, (1, 1, 1, 100))
+    first, length = rng.integers(0, 30, 400), rng.integers(10, 100, 400)
+    zeros = np.zeros(400)
+    rois = np.stack([zeros, first + 1, zeros, first + length, zeros + 1], axis=1).astype(np.float32)
+    expected = pool(features, rois, *arguments)
+    wide = pool(features, rois, *arguments, grid_dtype=np.float64)
+    close = np.flatnonzero(np.abs(expected - wide).max(axis=(1, 2, 3)) > 1e-3)
+    assert close.size >= 3
+    chosen = close[:3] if target.small else np.arange(400)
+    return features, rois[chosen], expected[chosen]
+
+
+def misaligned(values):
+    """Return a copy that starts on an odd byte."""
+    memory = np.empty(values.nbytes + 1, np.uint8)[1:]
+    view = memory.view(values.dtype).reshape(values.shape)
+    view[...] = values
+    assert not view.flags.aligned
+    return view

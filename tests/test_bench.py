@@ -354,9 +354,20 @@ def test_no_path_of_the_machine_is_in_the_json(run):
 
 
 def test_sweeps_change_one_number_and_include_the_thread_count():
-    for sweep in sweeps(threads=6):
-        assert len(sweep.values) == len(sweep.workloads)
-    assert sweep.threads == [1, 2, 4, 6]
+    axes = {
+        "rois": lambda workload: sum(count for count, *_ in workload.boxes),
+        "channels": lambda workload: workload.shape[1],
+        "sampling": lambda workload: workload.sampling,
+        "output": lambda workload: workload.bins,
+    }
+    *along, threads = sweeps(threads=6)
+    assert [sweep.name for sweep in along] == list(axes)
+    for sweep in along:
+        for name, number in axes.items():
+            found = [number(workload) for workload in sweep.workloads]
+            assert found == sweep.values if name == sweep.name else len(set(found)) == 1
+    assert threads.threads == threads.values == [1, 2, 4, 6]
+    assert len(set(threads.workloads)) == 1
 
 
 def test_sweeps_are_measured_at_each_thread_count(monkeypatch):

@@ -6,15 +6,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from numba_roialign import InvalidRoIError, _cpu, roi_align, roi_align_box_backward
 
-from .conftest import BFLOAT16, random_features, random_rois
+from .conftest import BFLOAT16, random_case, random_features, random_rois
 from .test_conventions import DISTINCT
 
 
 def case(rng, target, dtype=np.float64, size=(2, 3)):
-    shape = (2, 2, 4, 5) if target.small else (2, 5, 9, 12)
-    rois = random_rois(rng, 3 if target.small else 20, shape, 0.5).astype(np.float64)
-    grad = random_features(rng, (len(rois), shape[1], *size), dtype)
-    return grad, random_features(rng, shape, dtype), rois
+    features, rois = random_case(rng, target, dtype, 0.5)
+    grad = random_features(rng, (len(rois), features.shape[1], *size), dtype)
+    return grad, features, rois.astype(np.float64)
 
 
 def differences(target, grad, features, rois, *arguments, step=1e-6, **keywords):

@@ -7,16 +7,10 @@ from numpy.testing import assert_array_equal
 from numba_roialign import CONVENTIONS, Convention, onnx, roi_align
 
 from . import reference
-from .conftest import random_features, random_rois
+from .conftest import random_case
 
 # One name for each convention that differs from the others.
 DISTINCT = {convention: name for name, convention in reversed(CONVENTIONS.items())}.values()
-
-
-def case(rng, target):
-    shape = (2, 2, 4, 5) if target.small else (2, 5, 9, 12)
-    features = random_features(rng, shape)
-    return features, random_rois(rng, 3 if target.small else 20, shape, 0.5)
 
 
 def test_the_reference_knows_every_name():
@@ -30,7 +24,7 @@ def test_the_reference_knows_every_name():
 @pytest.mark.parametrize("sampling", [2, -1, (1, 3), (0, 2)], ids=str)
 @pytest.mark.parametrize("name", DISTINCT)
 def test_conventions(target, rng, name, sampling):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target, scale=0.5)
     scale = (0.5, 0.3)
     expected = reference.pool_boxes(
         features, rois, (2, 3), scale, sampling, reference.CONVENTIONS[name]
@@ -44,7 +38,7 @@ def test_conventions(target, rng, name, sampling):
 @pytest.mark.parametrize("most", [1, 2, 3])
 @pytest.mark.parametrize("name", ["torchvision_aligned", "mindspore_1"])
 def test_a_cap_on_adaptive_samples(target, rng, name, most):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target, scale=0.5)
     expected = reference.pool_boxes(
         features, rois, (1, 2), 0.5, -1, reference.CONVENTIONS[name], most=most
     )
@@ -66,7 +60,7 @@ def test_a_cap_lets_any_finite_box_be_pooled(target):
 
 
 def test_a_convention_of_ones_own(target, rng):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target, scale=0.5)
     own = Convention(shift_before=1, shift_after=-1.5, end_pixel=2, minimum_size=3)
     formula = reference.Convention(before=1.0, offset=1.5, end_pixel=2.0, minimum=3.0)
     result = roi_align(target.array(features), target.array(rois), (2, 2), 0.5, 2, convention=own)
@@ -100,7 +94,7 @@ def test_bad_conventions(keywords, error):
 @pytest.mark.parametrize("transformation", ["half_pixel", "output_half_pixel"])
 @pytest.mark.parametrize("sampling", [0, 2])
 def test_onnx(target, rng, mode, transformation, sampling):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target, scale=0.5)
     result = onnx.roi_align(
         target.array(features),
         target.array(rois[:, 1:]),
@@ -119,7 +113,7 @@ def test_onnx(target, rng, mode, transformation, sampling):
 
 
 def test_the_defaults_of_onnx(target, rng):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target, scale=0.5)
     indices = target.array(rois[:, 0].astype(np.int32))
     result = onnx.roi_align(target.array(features), target.array(rois[:, 1:]), indices)
     expected = reference.pool_boxes(features, rois, (1, 1), 1.0, 0, reference.ALIGNED)

@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -18,16 +18,16 @@ from numba_roialign import (
 )
 
 from . import reference
-from .conftest import BFLOAT16, random_features, random_rois
+from .conftest import BFLOAT16, random_case, random_features, random_rois
 from .test_conventions import DISTINCT
 
 MODES = ["avg", "max", "corner_max"]
 
 
 def case(rng, target, dtype=np.float32, size=(2, 3)):
-    shape = (2, 2, 4, 5) if target.small else (2, 5, 9, 12)
-    rois = random_rois(rng, 3 if target.small else 20, shape, 0.5)
-    return random_features(rng, (len(rois), shape[1], *size), dtype), rois, shape
+    features, rois = random_case(rng, target, dtype, 0.5)
+    grad = random_features(rng, (len(rois), features.shape[1], *size), dtype)
+    return grad, rois, features.shape
 
 
 def assert_gradient(result, expected, dtype=np.float32):
@@ -110,7 +110,17 @@ def forward_and_backward(target, mode, layout, features, grad, rois, *arguments,
     return pooled, spread
 
 
-def assert_adjoint(target, mode, layout, name, shape, size, sampling, count, seed):
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("mode", MODES)
+@given(
+    name=st.sampled_from(sorted(CONVENTIONS)),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    sampling=st.tuples(st.integers(-1, 3), st.integers(-1, 3)),
+    count=st.integers(1, 8),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_adjoint_identity(target, mode, layout, name, shape, size, sampling, count, seed):
     """<roi_align(F), G> is <F, backward(G)>: a maximum too is linear where its winners are."""
     if target.small:
         shape, count = (*np.minimum(shape, [2, 2, 4, 4]).tolist(),), min(count, 2)
@@ -123,34 +133,6 @@ def assert_adjoint(target, mode, layout, name, shape, size, sampling, count, see
     )
     one, other = (pooled * grad).sum(), (features * spread).sum()
     assert_allclose(one, other, atol=1e-11 * (1 + np.abs(pooled * grad).sum()))
-
-
-each_mode = pytest.mark.parametrize("mode", MODES)
-each_layout = pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-any_call = given(
-    name=st.sampled_from(sorted(CONVENTIONS)),
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 9), st.integers(1, 9)),
-    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    sampling=st.tuples(st.integers(-1, 3), st.integers(-1, 3)),
-    count=st.integers(1, 8),
-    seed=st.integers(0, 2**32 - 1),
-)
-
-
-@each_layout
-@each_mode
-@any_call
-def test_the_adjoint_identity(target, mode, layout, **call):
-    assert_adjoint(target, mode, layout, **call)
-
-
-@pytest.mark.fuzz
-@settings(settings.get_profile("fuzz"))
-@each_layout
-@each_mode
-@any_call
-def test_fuzz_the_adjoint_identity(target, mode, layout, **call):
-    assert_adjoint(target, mode, layout, **call)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -10,15 +10,13 @@ from numpy.testing import assert_array_equal
 from numba_roialign import _cpu, roi_align
 
 from . import reference
-from .conftest import BFLOAT16, random_features, random_rois
+from .conftest import BFLOAT16, random_case, random_features, random_rois
 
 MODES = ["max", "corner_max"]
 
 
 def case(rng, target, dtype=np.float32):
-    shape = (2, 2, 4, 5) if target.small else (2, 5, 9, 12)
-    features = random_features(rng, shape, dtype)
-    rois = random_rois(rng, 3 if target.small else 20, shape, 0.5)
+    features, rois = random_case(rng, target, dtype, 0.5)
     rois[0, 1:] = 1, 1, 6, 6
     return features, rois
 

@@ -8,8 +8,7 @@ own, with numbers that are exact.
 from typing import NamedTuple
 
 import numpy as np
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -64,23 +63,12 @@ def draw_case(target, seed, shape, count, scale):
     return features, random_rois(rng, count, features.shape, scale), rng
 
 
-def assert_is_reference(target, pooling, shape, count, seed):
+@given(poolings, shapes, counts, seeds)
+def test_every_case_is_the_reference(target, pooling, shape, count, seed):
     features, rois, _ = draw_case(target, seed, shape, count, pooling.scale)
     result = pooling(target, features, rois)
     tolerance = target.tolerance(features, rois, pooling.scale)
     assert_allclose(result, pooling.expected(features, rois), rtol=0, atol=tolerance)
-
-
-@given(poolings, shapes, counts, seeds)
-def test_every_case_is_the_reference(target, pooling, shape, count, seed):
-    assert_is_reference(target, pooling, shape, count, seed)
-
-
-@pytest.mark.fuzz
-@settings(settings.get_profile("fuzz"))
-@given(poolings, shapes, counts, seeds)
-def test_fuzz_every_case_is_the_reference(target, pooling, shape, count, seed):
-    assert_is_reference(target, pooling, shape, count, seed)
 
 
 def rois_inside(rng, count, shape, scale):

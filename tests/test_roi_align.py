@@ -10,7 +10,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numba_roialign import InvalidRoIError, _cpu, roi_align
 
 from . import reference
-from .conftest import BFLOAT16, HALF_ULP, random_features, random_rois
+from .conftest import (
+    BFLOAT16,
+    HALF_ULP,
+    edge_of_grids,
+    misaligned,
+    random_case,
+    random_features,
+    random_rois,
+)
 
 
 def assert_roi_align(target, features, rois, size, scale=1.0, sampling=-1, aligned=False):
@@ -23,12 +31,6 @@ def assert_roi_align(target, features, rois, size, scale=1.0, sampling=-1, align
     target.assert_matches(result, expected, features, rois, scale)
 
 
-def case(rng, target, dtype=np.float32, scale=1.0):
-    shape = (2, 2, 4, 5) if target.small else (3, 5, 7, 9)
-    features = random_features(rng, shape, dtype)
-    return features, random_rois(rng, 3 if target.small else 12, shape, scale)
-
-
 def test_arguments_are_those_of_torchvision():
     parameters = list(inspect.signature(roi_align).parameters)
     torchvision = ["output_size", "spatial_scale", "sampling_ratio", "aligned"]
@@ -39,7 +41,7 @@ def test_arguments_are_those_of_torchvision():
 @pytest.mark.parametrize("sampling", [-1, 0, 1, 2, 3])
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.3])
 def test_random_boxes(target, rng, scale, sampling, aligned):
-    features, rois = case(rng, target, scale=scale)
+    features, rois = random_case(rng, target, scale=scale)
     assert_roi_align(target, features, rois, (2, 3), scale, sampling, aligned)
 
 
@@ -47,12 +49,12 @@ def test_random_boxes(target, rng, scale, sampling, aligned):
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("sampling", [-1, 1, 2, 3])
 def test_other_dtypes(target, rng, dtype, sampling, aligned):
-    features, rois = case(rng, target, dtype)
+    features, rois = random_case(rng, target, dtype)
     assert_roi_align(target, features, rois, (2, 2), 0.5, sampling, aligned)
 
 
 def test_defaults(target, rng):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target)
     result = roi_align(target.array(features), target.array(rois), 2)
     expected = reference.roi_align(features, rois, (2, 2))
     target.assert_matches(result, expected, features, rois)
@@ -61,12 +63,12 @@ def test_defaults(target, rng):
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 2), (7, 7)])
 def test_output_sizes(target, rng, size):
     size = tuple(min(bins, 3) for bins in size) if target.small else size
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target)
     assert_roi_align(target, features, rois, size, 1.0, 2)
 
 
 def test_an_int_and_a_list_are_output_sizes(target, rng):
-    features, rois = (target.array(values) for values in case(rng, target))
+    features, rois = (target.array(values) for values in random_case(rng, target))
     pair = target.numpy(roi_align(features, rois, (2, 2)))
     assert_array_equal(target.numpy(roi_align(features, rois, 2)), pair)
     assert_array_equal(target.numpy(roi_align(features, rois, [2, 2])), pair)
@@ -128,21 +130,10 @@ def test_boxes_without_and_with_negative_size(target, rng, sampling, aligned):
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("scale", [0.3, 0.6, 1 / 3])
 def test_the_adaptive_grid_is_decided_step_by_step(target, rng, scale, aligned):
-    # whole numbers times such a scale fall on or beside whole bins, and the rounding of each step
-    # in the type computed in says which: one fused or widened step is another number of samples
-    features = random_features(rng, (1, 1, 1, 100))
-    first, length = rng.integers(0, 30, 400), rng.integers(10, 100, 400)
-    zeros = np.zeros(400)
-    rois = np.stack([zeros, first + 1, zeros, first + length, zeros + 1], axis=1).astype(np.float32)
-    arguments = features, rois, (1, 3), scale, -1, aligned
-    expected = reference.roi_align(*arguments)
-    wide = reference.roi_align(*arguments, grid_dtype=np.float64)
-    close = np.flatnonzero(np.abs(expected - wide).max(axis=(1, 2, 3)) > 1e-3)
-    assert close.size >= 3
-    chosen = close[:3] if target.small else np.arange(400)
-    placed = target.array(features), target.array(rois[chosen])
-    result = roi_align(*placed, (1, 3), scale, -1, aligned)
-    target.assert_matches(result, expected[chosen], features, rois[chosen], scale)
+    arguments = (1, 3), scale, -1, aligned
+    features, rois, expected = edge_of_grids(rng, target, reference.roi_align, *arguments)
+    result = roi_align(target.array(features), target.array(rois), *arguments)
+    target.assert_matches(result, expected, features, rois, scale)
 
 
 def test_an_empty_adaptive_grid_gives_0(target, rng):
@@ -289,20 +280,12 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_layouts_of_features(target, rng, layout):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target)
     prepare, view = LAYOUTS[layout]
     placed = view(target, target.array(np.ascontiguousarray(prepare(features))))
     result = roi_align(placed, target.array(rois), (2, 2), 1.0, 2)
     expected = reference.roi_align(features, rois, (2, 2), 1.0, 2)
     target.assert_matches(result, expected, features, rois)
-
-
-def misaligned(values):
-    memory = np.empty(values.nbytes + 1, np.uint8)[1:]
-    view = memory.view(values.dtype).reshape(values.shape)
-    view[...] = values
-    assert not view.flags.aligned
-    return view
 
 
 def read_only(values):
@@ -328,7 +311,7 @@ HOST_LAYOUTS = {
 @pytest.mark.parametrize("layout", list(HOST_LAYOUTS))
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_host_layouts_of_features(target, rng, layout, dtype):
-    features, rois = case(rng, target, dtype)
+    features, rois = random_case(rng, target, dtype)
     result = roi_align(HOST_LAYOUTS[layout](features), rois, (2, 2), 1.0, 2)
     expected = reference.roi_align(features, rois, (2, 2), 1.0, 2)
     target.assert_matches(result, expected, features, rois)
@@ -337,7 +320,7 @@ def test_host_layouts_of_features(target, rng, layout, dtype):
 @pytest.mark.only("cpu")
 @pytest.mark.parametrize("layout", list(HOST_LAYOUTS))
 def test_host_layouts_of_rois(target, rng, layout):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target)
     assert_array_equal(
         roi_align(features, HOST_LAYOUTS[layout](rois), (2, 2)), roi_align(features, rois, (2, 2))
     )
@@ -346,7 +329,7 @@ def test_host_layouts_of_rois(target, rng, layout):
 @pytest.mark.only("cpu")
 @pytest.mark.parametrize("axis", range(4))
 def test_broadcast_features(target, rng, axis):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target)
     repeated = np.broadcast_to(features.take([0], axis), features.shape)
     result = roi_align(repeated, rois, (2, 2), 1.0, 2)
     expected = reference.roi_align(repeated, rois, (2, 2), 1.0, 2)
@@ -354,7 +337,7 @@ def test_broadcast_features(target, rng, axis):
 
 
 def test_strided_rois(target, rng):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target)
     wide = target.array(np.repeat(np.repeat(rois, 2, axis=0), 3, axis=1))
     result = roi_align(target.array(features), wide[::2, ::3], (2, 2))
     expected = reference.roi_align(features, rois, (2, 2))
@@ -363,7 +346,7 @@ def test_strided_rois(target, rng):
 
 @pytest.mark.only("cpu")
 def test_inputs_are_left_alone(target, rng):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target)
     copies = features.copy(), rois.copy()
     roi_align(features, rois, (2, 2))
     assert_array_equal(features, copies[0])
@@ -372,7 +355,7 @@ def test_inputs_are_left_alone(target, rng):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_out_is_filled_and_returned(target, rng, dtype):
-    features, rois = case(rng, target, dtype)
+    features, rois = random_case(rng, target, dtype)
     out = target.array(np.full((len(rois), features.shape[1], 2, 2), -7, dtype))
     result = roi_align(target.array(features), target.array(rois), 2, 1.0, 2, out=out)
     assert result is out
@@ -381,7 +364,7 @@ def test_out_is_filled_and_returned(target, rng, dtype):
 
 
 def test_out_may_be_strided(target, rng):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target)
     shape = (len(rois), features.shape[1], 4, 6)
     whole = target.array(np.full(shape, -7, np.float32))
     out = whole[:, :, ::2, 1::3]
@@ -394,7 +377,7 @@ def test_out_may_be_strided(target, rng):
 @pytest.mark.only("cpu")
 @pytest.mark.parametrize("layout", ["reversed", "misaligned", "big-endian"])
 def test_host_layouts_of_out(target, rng, layout):
-    features, rois = case(rng, target)
+    features, rois = random_case(rng, target)
     expected = roi_align(features, rois, (2, 2))
     out = HOST_LAYOUTS[layout](np.full(expected.shape, -7, np.float32))
     out_features = HOST_LAYOUTS[layout](features)

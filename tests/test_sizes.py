@@ -13,6 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from numba_roialign import _cpu, _memory, roi_align, roi_align_backward, roi_align_box_backward
 
+from .conftest import misaligned
+
 pytestmark = pytest.mark.only("cpu")
 FEATURES = np.ones((2, 3, 4, 5), np.float32)
 ROIS = np.array([(0, 1, 1, 3, 3), (1, 0, 0, 2, 2)], np.float32)
@@ -86,11 +88,6 @@ def test_out_whose_elements_overlap(rng):
 
 def test_misaligned_boxes_and_numbers_of_winners(rng):
     features = rng.standard_normal((2, 9, 8, 8)).astype(np.float32)
-
-    def misaligned(array):
-        memory = np.zeros(array.nbytes + 1, np.uint8)[1:]
-        memory[...] = np.ascontiguousarray(array).view(np.uint8).ravel()
-        return memory.view(array.dtype).reshape(array.shape)
 
     wide = ROIS.astype(np.float64)
     pooled, argmax = roi_align(features, wide, 2, mode="max", return_argmax=True)
