@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import ml_dtypes
+import numba
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -107,7 +108,10 @@ def schedules_run(monkeypatch):
     def noting(call, validate):
         invalid = run(call, validate)
         needed = call.plan.schedules.needed(call.memory.found)
-        names.extend(schedule.work.__module__.split(".")[-1] for schedule in needed.values())
+        bands = " in bands" if call.memory.job[_cpu.job.POSITIONS["banded"]] else ""
+        names.extend(
+            schedule.work.__module__.split(".")[-1] + bands for schedule in needed.values()
+        )
         return invalid
 
     monkeypatch.setattr(_cpu.call.Call, "run", noting)
@@ -179,6 +183,32 @@ def test_whole_pixels(rng, planned_with, without_lanes, schedules_run, layout, c
             in_order = pooled if layout == "NCHW" else pooled.transpose(0, 3, 1, 2)
             assert_array_equal(in_order, scalar)
         assert len([name for name in schedules_run if "average_pixels" in name]) == 3
+
+
+@pytest.mark.parametrize("out_layout", ["NCHW", "NHWC"])
+def test_bands_of_the_map(rng, monkeypatch, planned_with, without_lanes, schedules_run, out_layout):
+    """Of RoIs on some images and beside the map, for any number of threads, around the caches."""
+    features = random_features(rng, (5, 60, 40, 16), np.float32)  # channels last
+    rois = random_rois(rng, 120, (4, 16, 60, 40))
+    rois[:, 0] = np.where(rois[:, 0] < 2, 1, 3)
+    rois[5:8, 1:] = [-90, -90, -50, -50], [0, 59, 39, 0], [-5, -5, 45, 65]
+    arguments = (5, 4), 1.0, 2, True
+    expected = without_lanes(features.transpose(0, 3, 1, 2), rois, *arguments)
+    out = np.empty((120, 16, 5, 4) if out_layout == "NCHW" else (120, 5, 4, 16), np.float32)
+    last = out.transpose(0, 2, 3, 1) if out_layout == "NCHW" else out
+    monkeypatch.setattr(_cpu.call, "STREAM_BYTES", 0)
+    before = numba.get_num_threads()
+    for band_bytes, threads in (1, 1), (1, 3), (30_000, 2), (30_000, 4):
+        out[...] = np.nan
+        try:
+            numba.set_num_threads(threads)
+            constants = planned_with(_cpu.average_pixels, BAND_BYTES=band_bytes)
+            with planned_with(_cpu.plan, SERIAL_WORK=0), constants:
+                roi_align(features, rois, *arguments, layout="NHWC", out=last)
+        finally:
+            numba.set_num_threads(before)
+        assert_array_equal(last.transpose(0, 3, 1, 2), expected)
+    assert schedules_run[-4:] == ["average_pixels in bands"] * 4
 
 
 @pytest.mark.parametrize("channels", [4, 16])

@@ -1,7 +1,9 @@
 """How the CPU divides a batch of RoIs into tasks: see `tasks`.
 
-A task is a chunk of RoIs, on a block of channels, for some of their rows of bins. Every output is
-computed within one task in one order: results do not depend on the number of threads.
+A task is a chunk of RoIs, on a block of channels, for some of their rows of bins; or for a band of
+the map's rows: what a gradient gives to it, or, channels last, the rows of bins that begin there.
+Every output is computed within one task in one order: results do not depend on the number of
+threads.
 
 The dividing is compiled too: between two kernels, Python and NumPy's sorting took 80 to 120 us.
 """
@@ -72,44 +74,59 @@ def put_in_order(job):
 
 
 @njit(**INLINED)
-def cut(job, count, most_bins, threads):
-    """Cut `count` rows of the order into tasks, few but enough to keep every thread busy.
+def cut(job, count, least_pieces):
+    """Cut `count` rows of the order into chunks, each of one image; return how many.
 
-    They are cut into chunks, each of one image, and their rows of bins into parts: chunks first,
-    since the parts of one RoI read rows in common. A part has at most `most_bins` rows of bins.
-    `chunks` says where they begin and end.
+    There are `least_pieces` of each image, if it has so many rows. `chunks` says where they begin
+    and end.
     """
-    chunks, order, row_images, bins = job.chunks, job.order, job.table_images, job.output_height
-    images, image = 0, -1
-    for i in range(count):
-        images += row_images[order[i]] != image
-        image = row_images[order[i]]
-    wanted = -(-TASKS_PER_THREAD * threads // job.blocks) if threads > 1 else 1
-    pieces = -(-wanted // max(images, 1))
+    chunks, order, row_images = job.chunks, job.order, job.table_images
     chunk, first = 0, 0
     chunks[0] = 0
     while first < count:
         last = first + 1
         while last < count and row_images[order[last]] == row_images[order[first]]:
             last += 1
-        most = min(pieces, last - first)
-        for k in range(most):
+        pieces = min(least_pieces, last - first)
+        for k in range(pieces):
             chunk += 1
-            chunks[chunk] = first + (last - first) * (k + 1) // most
+            chunks[chunk] = first + (last - first) * (k + 1) // pieces
         first = last
-    parts = -(-bins // most_bins)
-    if threads > 1 and chunk > 0:
-        parts = max(parts, min(bins, -(-wanted // chunk)))
-    job.chunk_count, job.parts, job.task_rows = chunk, parts, bins
+    return chunk
+
+
+@njit(**INLINED)
+def images_of(job, count):
+    """Return how many images `count` rows of the order are of."""
+    order, row_images = job.order, job.table_images
+    images, image = 0, -1
+    for i in range(count):
+        images += row_images[order[i]] != image
+        image = row_images[order[i]]
+    return images
+
+
+@njit(**INLINED)
+def set_parts(job, chunks, top, rows, most, wanted):
+    """Cut ``top : top + rows``, of bins or of the map, into parts of at most `most` rows.
+
+    So many that there are as many tasks as are `wanted`, if there are rows for them.
+    """
+    job.chunk_count, job.task_top, job.task_rows = chunks, top, rows
+    job.parts = max(-(-rows // most), min(rows, -(-wanted // max(chunks, 1))))
 
 
 def divide_batch(thread, job):
-    """Divide a batch to pool, whose tables are filled."""
+    """Divide a batch to pool, whose tables are filled.
+
+    Into few tasks, but enough to keep every thread busy: chunks first, since the parts of one RoI
+    read rows in common.
+    """
     found = job.found
     join(found, job.threads)
     taps, alone = found[at.TAPS], found[at.ALONE]
-    common = (found[at.BOTTOM] - found[at.TOP]) * (found[at.RIGHT] - found[at.LEFT])
-    common *= found[at.HIGH] - found[at.LOW] + 1
+    top, rows = found[at.TOP], found[at.BOTTOM] - found[at.TOP]
+    common = rows * (found[at.RIGHT] - found[at.LEFT]) * (found[at.HIGH] - found[at.LOW] + 1)
     apart = alone < job.apart_reads * common
     # Where what RoIs have in common is packed, sparse ones find it so.
     splits = found[at.SPARSE] > 0 and (apart or not job.packs)
@@ -123,8 +140,15 @@ def divide_batch(thread, job):
     if splits:
         most_bins = min(most_bins, job.sparse_most_bins)
     job.splits = splits
-    cut(job, count, most_bins, threads)
-    job.streams = job.may_stream and job.parts == 1
+    wanted = -(-TASKS_PER_THREAD * threads // job.blocks) if threads > 1 else 1
+    job.banded = apart and alone > common and rows > job.band_rows > 0
+    if job.banded:
+        set_parts(job, cut(job, count, 1), top, rows, job.band_rows, wanted)
+    else:
+        pieces = -(-wanted // max(images_of(job, count), 1))
+        set_parts(job, cut(job, count, pieces), 0, job.output_height, most_bins, wanted)
+    # Around the caches go whole RoIs; or, channels last, whole vectors.
+    job.streams = job.may_stream and (job.out_channel == 1 if job.banded else job.parts == 1)
     found[at.THREADS], found[at.SPLIT], found[at.APART] = threads, splits, apart
     found[at.DENSE] = count - splits * found[at.SPARSE]
     job.counter[0] = 0
@@ -137,13 +161,12 @@ def divide_by_image(thread, job):
     count = put_in_order(job)
     chunks, order, row_images, end = job.chunks, job.order, job.table_images, 0
     chunks[0] = 0
-    for image in range(job.images):
+    for image in range(job.images):  # also where it has no rows
         while end < count and row_images[order[end]] == image:
             end += 1
         chunks[image + 1] = end
     job.work, job.blocks, job.splits, job.streams = job.dense_work, job.dense_blocks, 0, 0
-    job.chunk_count, job.task_rows = job.images, job.height
-    parts = -(-TASKS_PER_THREAD * threads // (job.blocks * job.images))
-    job.parts = max(job.bands, min(job.height, parts))
+    wanted = -(-TASKS_PER_THREAD * threads // job.blocks)
+    set_parts(job, job.images, 0, job.height, job.band_rows, wanted)
     found[at.THREADS], found[at.SPLIT], found[at.APART], found[at.DENSE] = threads, 0, 0, 1
     job.counter[0] = 0

@@ -93,7 +93,8 @@ NUMBERS = {
     # of a batch
     **dict.fromkeys(("start", "rows", "threads"), types.intp),
     # of a batch, as it is divided: see `divide`
-    **dict.fromkeys(("blocks", "chunk_count", "parts", "task_rows", "streams"), types.intp),
+    **dict.fromkeys(("blocks", "chunk_count", "parts", "task_top", "task_rows"), types.intp),
+    **dict.fromkeys(("banded", "streams"), types.intp),
     "splits": types.intp,  # 1 where sparse rows are pooled by `sparse_work`
     "work": types.intp,  # what computes other rows
     # of a call
@@ -113,8 +114,7 @@ NUMBERS = {
     "corner": types.intp,  # of a slope: see `_taps.fill_slopes`
     "keeps_argmax": types.intp,
     "channels_last": types.intp,
-    "bands": types.intp,  # of the map, at least: the parts of a gradient
-    "band_rows": types.intp,  # the most rows of the map in one
+    "band_rows": types.intp,  # of the map in a task, at most; 0 where tasks have rows of bins
     **{f"in_{name}": types.intp for name in Strides._fields},
     **{f"out_{name}": types.intp for name in Strides._fields},
     **{

@@ -242,7 +242,7 @@ def gradient_plan(
     channels = in_order(layout, out_shape)[1]
     source = strides_of(layout, (1, *shape), strides, kinds.storage_bytes)
     target = strides_of(layout, out_shape, out_strides, kinds.result_bytes)
-    schedule, rows = gradient_schedule(kinds, channels, sampling, mode, batched)
+    schedule = gradient_schedule(kinds, channels, sampling, mode, batched)
     fill = fill_with_turned_taps if mode == AVERAGE else fill_with_samples
     return plan_of(
         kinds, source, target, channels, sampling, convention, Schedules(schedule), fill,
@@ -250,8 +250,6 @@ def gradient_plan(
         batch_bytes=GRADIENT_BATCH_BYTES,
         turned=mode == AVERAGE,
         least_chunks=sampling.images,
-        bands=-(-sampling.height // rows),
-        band_rows=rows,
     )  # fmt: skip
 
 

@@ -101,6 +101,7 @@ class Schedule:
     blocks: int  # of channels; 0 where they are those of another schedule
     most_bins: int  # rows of bins in a task, at most
     scratch_size: int = 0  # of a thread, in numbers
+    band_rows: int = 0  # of the map in a task, at most, where the map is cut into bands
 
     @functools.cached_property
     def compiled(self) -> Compiled:
@@ -140,6 +141,7 @@ class Schedules(NamedTuple):
             "apart_reads": self.reads, "sparse_limit": self.limit, "packs": self.packs,
             "dense_blocks": dense.blocks, "apart_blocks": apart.blocks,
             "most_bins": dense.most_bins, "apart_most_bins": apart.most_bins,
+            "band_rows": apart.band_rows,
             "sparse_most_bins": sparse.most_bins if sparse else 0,
             "scratch_size": self.scratch_size,
         }  # fmt: skip
@@ -223,8 +225,9 @@ def by_pixels(kinds, channels, sampling):
         kinds,
         lanes,
         blocks=pieces,
-        most_bins=average_pixels.most_rows(width, piece),
-        scratch_size=average_pixels.scratch_size(bins, width, piece),
+        most_bins=bins,
+        scratch_size=average_pixels.scratch_size(width, piece),
+        band_rows=average_pixels.band_rows(sampling.width * piece * kinds.storage_bytes),
     )
 
 
@@ -286,7 +289,7 @@ def maximum_schedules(kinds, channels, sampling):
 
 
 def gradient_schedule(kinds, channels, sampling, mode, batched):
-    """Return the schedule of a gradient, and how many rows of the map a part may have.
+    """Return the schedule of a gradient.
 
     Where it is computed in batches, each of which adds to the one before, blocks do not overlap.
     """
@@ -304,4 +307,4 @@ def gradient_schedule(kinds, channels, sampling, mode, batched):
     if mode == AVERAGE:
         work = average_gradient.work
         scratch_size = average_gradient.scratch_size(rows, sampling.width, width, lanes)
-    return Schedule(work, kinds, lanes, -(-channels // lanes), bins, scratch_size), rows
+    return Schedule(work, kinds, lanes, -(-channels // lanes), bins, scratch_size, rows)

@@ -18,14 +18,14 @@ from .lanes import fence, fetch_add
 class Task(NamedTuple):
     """Some RoIs of one image, on a block of channels, for some of their rows of bins.
 
-    For a gradient, `low` and `high` are rows of the map.
+    Where the map is cut into bands, `low` and `high` are rows of the map.
     """
 
     block: int
     image: int  # of a gradient
     begin: int  # of the RoIs in `order`
     end: int
-    low: int  # of the rows of bins
+    low: int  # of the rows of bins, or of the band
     high: int
 
 
@@ -61,7 +61,7 @@ def run_tasks(thread, job):
     """
     found, line, address = job.found, thread * at.END, address_of_job(job)
     order, sparse_rows, chunks = job.order, job.sparse_rows, job.chunks
-    parts, chunk_count, rows = job.parts, job.chunk_count, job.task_rows
+    parts, chunk_count, top, rows = job.parts, job.chunk_count, job.task_top, job.task_rows
     splits, dense, sparse = job.splits, job.work, job.sparse_work
     count = job.blocks * chunk_count * parts
     while True:
@@ -71,8 +71,8 @@ def run_tasks(thread, job):
         part, place = task % parts, task // parts
         chunk, block = place % chunk_count, place // chunk_count
         found[line + at.BLOCK], found[line + at.IMAGE] = block, chunk
-        found[line + at.FIRST_ROW] = part * rows // parts
-        found[line + at.LAST_ROW] = (part + 1) * rows // parts
+        found[line + at.FIRST_ROW] = top + part * rows // parts
+        found[line + at.LAST_ROW] = top + (part + 1) * rows // parts
         begin, end = chunks[chunk], chunks[chunk + 1]
         while True:  # once for a gradient's image without RoIs too
             stop, work = end, dense
