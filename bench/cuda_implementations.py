@@ -6,6 +6,7 @@ of a call are the device's; those from a call to its result on the device are ke
 
 from __future__ import annotations
 
+import math
 from time import perf_counter
 
 import numpy as np
@@ -39,10 +40,13 @@ class OnDevice(Implementation):
     def versions(self):
         return super().versions() | self.there.versions
 
-    def rotation(self, arrays, make):
-        """Return a call that takes copies of arrays in turn; `make` returns a call on one copy."""
+    def rotation(self, arrays, shape, make):
+        """Return a call that takes copies of arrays in turn; `make` returns a call on one copy.
+
+        A call writes a result of that `shape`, which counts too: each copy may have one of its own.
+        """
         self.replay = None
-        size = sum(array.nbytes for array in arrays)
+        size = sum(array.nbytes for array in arrays) + math.prod(shape) * arrays[0].itemsize
         copies = min(-(-ROTATED_BYTES // size), MOST_COPIES)
         sets = [[self.there.array(array) for array in arrays] for _ in range(copies)]
         self.there.synchronize()
@@ -103,7 +107,7 @@ class OursOnDevice(OnDevice):
             keywords = {"layout": self.layout, **self.kept((len(problem.rois), *shape))}
             return lambda: self.package.roi_align(features, rois, *problem[2:], **keywords)
 
-        return self.rotation((self.own(problem.features), problem.rois), make)
+        return self.rotation((self.own(problem.features), problem.rois), problem.pooled_shape, make)
 
     def prepare_backward(self, problem):
         shape = self.own(problem.features).shape
@@ -114,7 +118,7 @@ class OursOnDevice(OnDevice):
                 grad, rois, shape, *problem[3:], **keywords
             )
 
-        return self.rotation((self.own(problem.gradient()), problem.rois), make)
+        return self.rotation((self.own(problem.gradient()), problem.rois), shape, make)
 
     def array(self, result):
         result = super().array(result)
@@ -137,7 +141,7 @@ class TorchvisionOnDevice(OnDevice):
         def make(features, rois):
             return lambda: self.operators.roi_align(features, rois, *arguments)
 
-        return self.rotation((problem.features, problem.rois), make)
+        return self.rotation((problem.features, problem.rois), problem.pooled_shape, make)
 
     def prepare_backward(self, problem):
         shape, bins = problem.features.shape, problem.bins
@@ -146,7 +150,7 @@ class TorchvisionOnDevice(OnDevice):
         def make(grad, rois):
             return lambda: self.operators._roi_align_backward(grad, rois, *arguments)
 
-        return self.rotation((problem.gradient(), problem.rois), make)
+        return self.rotation((problem.gradient(), problem.rois), shape, make)
 
 
 # A thread for each output that goes through its samples: what one writes first.
@@ -217,7 +221,7 @@ class RawKernel(OnDevice):
 
             return call
 
-        return self.rotation((problem.features, problem.rois), make)
+        return self.rotation((problem.features, problem.rois), problem.pooled_shape, make)
 
     def prepare_backward(self, problem):
         raise Unsupported("the baseline has no gradient")

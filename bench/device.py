@@ -61,21 +61,29 @@ def steps(name):
     python = sys.executable
     bench = [python, "-m", "bench", "--target", "cuda", "--rounds", "5", "--name"]
     sanitizer = shutil.which("compute-sanitizer")
-    memcheck = [sanitizer or "compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9"]
+    checked = [sanitizer or "compute-sanitizer", "--error-exitcode", "9", "--tool"]
+    unchecked = "" if sanitizer else "compute-sanitizer is not installed"
     tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--target", "cuda"]
     backward = f"{name}-backward"
     # A kernel compiles for each combination of types, some seconds each.
     parallel = ["--", "-n", "8"] if find_spec("xdist") else []
     return [
-        Step("environment", [python, "-m", "bench.device", "--environment"], 30),
+        Step("environment", [python, "-m", "bench.device", "--environment"], 20),
         Step("tests", [python, "-m", "tests", "device", *parallel], 140),
         Step(
-            "sanitizer",
-            [*memcheck, *tests, "tests/test_workspace.py", "-k", SANITIZED],
-            50,
-            "" if sanitizer else "compute-sanitizer is not installed",
+            "sanitizer: memory",
+            [*checked, "memcheck", *tests, "tests/test_workspace.py", "-k", SANITIZED],
+            45,
+            unchecked,
         ),
-        Step("benchmark", [*bench, name], 170),
+        # Of the schedules only that of an average shares memory between threads.
+        Step(
+            "sanitizer: races",
+            [*checked, "racecheck", *tests, "tests/test_workspace.py", "-k", "average"],
+            30,
+            unchecked,
+        ),
+        Step("benchmark", [*bench, name], 155),
         Step("tables", [python, "-m", "bench", "report", str(RESULTS / f"{name}.json")], 15),
         Step("benchmark of the gradient", [*bench, backward, "--backward", "--quick"], 50),
         Step(

@@ -121,10 +121,12 @@ class Counted(OnDevice):
 def test_seconds_are_those_of_a_call_and_inputs_take_turns():
     counted = Counted()
     call = counted.rotation(
-        [np.zeros(20_000_000, np.float32)], lambda x: lambda: counted.calls.append(id(x))
+        [np.zeros(15_000_000, np.float32)],
+        (5_000_000,),
+        lambda x: lambda: counted.calls.append(id(x)),
     )
     assert isinstance(call, Rotation)
-    assert len(call.calls) == 4  # 80 MB each, 256 MB together at least
+    assert len(call.calls) == 4  # 80 MB each with its result, 256 MB together at least
     assert counted.seconds(call, 10) == pytest.approx(1e-3)
     last = counted.calls[-8:]
     assert len(set(last)) == 4

@@ -172,6 +172,7 @@ def test_capture_in_a_graph(target, rng):
     out, workspace = cupy.zeros((5, 16, 3, 3), cupy.float32), Workspace()
     grad, grad_out = cupy.ones_like(out), cupy.empty_like(features)
     stream = cupy.cuda.Stream(non_blocking=True)
+    cupy.cuda.Device().synchronize()  # the stream does not wait for what made the arrays
 
     def call():
         roi_align(features, rois, 3, out=out, workspace=workspace)
