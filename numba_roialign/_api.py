@@ -21,6 +21,7 @@ from ._arguments import (
     positive,
     sampling_pair,
 )
+from ._families import untraced
 from ._geometry import Convention
 from ._operator import Geometry
 from ._typing import AnyArray, Array, Floats, Integers, Layout, Mode, RoIs, Shape
@@ -56,7 +57,7 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def answer(*arguments: Any) -> Any:
         # `typed` does not look into tuples, where 3.0 then passes for a 3 of an earlier call
-        pairs = tuple([type(n) for pair in arguments if type(pair) is tuple for n in pair])
+        pairs = tuple([type(n) for pair in arguments if isinstance(pair, tuple) for n in pair])
         try:
             return keeping(pairs, *arguments)
         except TypeError:  # a list, which no cache holds; or what the checks refuse
@@ -93,6 +94,7 @@ def roi_align(
     return_argmax: Literal[True], layout: Layout = ..., out: Array | None = ...,
     validate: bool | None = ..., stream: Any = ..., workspace: Workspace | None = ...,
 ) -> tuple[Array, Any]: ...  # fmt: skip
+@untraced
 def roi_align(
     features: Any,
     rois: RoIs,
@@ -226,6 +228,7 @@ def roi_align(
     )
 
 
+@untraced
 def roi_align_backward(
     grad_output: Array,
     rois: RoIs,
@@ -328,6 +331,7 @@ def roi_align_box_backward(
     layout: Layout = ..., out: Array | None = ..., validate: bool | None = ...,
     stream: Any = ..., workspace: Workspace | None = ...,
 ) -> Array: ...  # fmt: skip
+@untraced
 def roi_align_box_backward(
     grad_output: Any,
     features: Any,

@@ -69,7 +69,9 @@ def positive(name, value):
 
 def pair(name, value, check, **options):
     """Return an argument that is one number, or two of them with that of y first, as two."""
-    is_pair = isinstance(value, (tuple, list)) or getattr(value, "ndim", 0) > 0
+    # Numbers first: those that torch.compile leaves open have no attributes to ask for.
+    is_number = isinstance(value, (int, float))
+    is_pair = isinstance(value, (tuple, list)) or (not is_number and getattr(value, "ndim", 0) > 0)
     values = value if is_pair else (value, value)
     if len(values) != 2:
         raise ValueError(f"{name} must be one number or a pair, got {value!r:.60}")
@@ -98,8 +100,8 @@ def check_rois(shape, dtype, columns=5, name="rois"):
     if dtype == "bool" or not dtype.startswith(("float", "bfloat", "int", "uint")):
         raise TypeError(f"{name} must hold real numbers, got {dtype}")
     if len(shape) != 2 or shape[1] != columns:
-        lists = " or a list of boxes for each image" if columns == 5 else ""
-        raise ValueError(f"{name} must be (K, {columns}){lists}, got shape {tuple(shape)}")
+        before = ", an image index before each box" if columns == 5 else ""
+        raise ValueError(f"{name} must be (K, {columns}){before}, got shape {tuple(shape)}")
 
 
 def check_like(name, x, family, shape, dtype):

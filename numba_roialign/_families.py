@@ -10,11 +10,15 @@ import functools
 import importlib.util
 import math
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from ._memory import check_size, empty_result
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def require_cuda() -> None:
@@ -58,6 +62,10 @@ class NumPy:
             raise TypeError("a masked array is read with what it masks: pass its filled(value)")
         if isinstance(x, np.ndarray):
             return x
+        if getattr(x, "stop_gradient", True) is False:  # Paddle's word
+            raise TypeError(
+                "a tensor requires a gradient, which is lost here: pass tensor.detach()"
+            )
         if hasattr(x, "__array__") or hasattr(x, "__array_interface__"):
             return np.asarray(x)
         return np.from_dlpack(x)
@@ -86,6 +94,31 @@ class NumPy:
 def _torch(x):
     torch = sys.modules.get("torch")
     return torch if torch is not None and isinstance(x, torch.Tensor) else None
+
+
+def untraced(function: Function) -> Function:
+    """Keep PyTorch's compiler, where it is at work, out of a function and all that it calls.
+
+    It would trace through NumPy and ctypes, which it takes for other things than they are.
+    """
+    entries: list[Any] = []
+
+    @functools.wraps(function)
+    def entry(*arguments, **keywords):
+        if "torch" not in sys.modules:
+            return function(*arguments, **keywords)
+        if not entries:
+            entries.append(sys.modules["torch"].compiler.disable(function))
+        return entries[0](*arguments, **keywords)
+
+    return cast(Function, entry)
+
+
+def note_written(x):
+    """Tell PyTorch that a tensor holds other numbers: it then refuses gradients by the old ones."""
+    torch = _torch(x)
+    if torch is not None and not x.is_inference():
+        torch.autograd.graph.increment_version(x)
 
 
 def _detached(x):

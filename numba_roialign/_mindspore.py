@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from . import _operator
 from ._arguments import describe, integer, map_shape, positive, sample_count
+from ._families import untraced
 from ._geometry import LARGEST_GRID
 from ._operator import Geometry
 from ._typing import AnyArray, Array, Shape
@@ -116,6 +117,7 @@ class ROIAlign(_Configured):
     def __repr__(self) -> str:
         return f"ROIAlign({self._arguments()})"
 
+    @untraced
     def __call__(
         self,
         features: Array,
@@ -212,6 +214,7 @@ class ROIAlignGrad(_Configured):
     def __repr__(self) -> str:
         return f"ROIAlignGrad(xdiff_shape={self.xdiff_shape}, {self._arguments()})"
 
+    @untraced
     def __call__(
         self,
         dy: Array,

@@ -18,7 +18,7 @@ from ._arguments import (
     check_rois,
     validation,
 )
-from ._families import NumPy, check_places
+from ._families import NumPy, check_places, note_written
 from ._flat import in_order
 from ._geometry import Convention, Sampling, image_of
 from ._kernels import AVERAGE
@@ -190,6 +190,7 @@ def roi_align(
             out = family.empty(shape, features)
         else:
             check_out(out, family, shape, dtype, features=family.array(features), rois=boxes)
+            note_written(out)
         argmax = family.empty(shape, features, "int64") if return_argmax else None
         if 0 not in shape:
             invalid = _dispatch.target_of(family).pool(
@@ -233,6 +234,7 @@ def roi_align_backward(
         else:
             read = {"grad_output": family.array(grad), "rois": boxes, "argmax": winners}
             check_out(out, family, feature_shape, dtype, **read)
+            note_written(out)
         if 0 in grad.shape:
             target.clear(family.array(out), dtype, queue)
         elif 0 not in feature_shape:
@@ -274,6 +276,7 @@ def roi_align_box_backward(
         else:
             read = {"grad_output": family.array(grad), "features": family.array(features)}
             check_out(out, family, (rois.shape[0], 5), out_dtype, rois=boxes, **read)
+            note_written(out)
         if 0 in shape:
             target.clear(family.array(out), out_dtype, queue)
             return out

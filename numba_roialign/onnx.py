@@ -15,7 +15,7 @@ from ._arguments import (
     positive,
     sample_count,
 )
-from ._families import check_places
+from ._families import check_places, untraced
 from ._kernels import AVERAGE, CORNER_MAX
 from ._operator import Geometry
 from ._typing import AnyArray, Array
@@ -29,17 +29,21 @@ TRANSFORMATIONS = {
 }
 
 
+@untraced
 def roi_align(
     X: Array,
     rois: AnyArray,
     batch_indices: AnyArray,
     *,
-    mode: Literal["avg", "max"] = "avg",
+    mode: Literal["avg", "max"] | bytes = "avg",
     output_height: SupportsIndex = 1,
     output_width: SupportsIndex = 1,
     sampling_ratio: SupportsIndex = 0,
     spatial_scale: SupportsFloat = 1.0,
-    coordinate_transformation_mode: Literal["half_pixel", "output_half_pixel"] = "half_pixel",
+    coordinate_transformation_mode: (
+        Literal["half_pixel", "output_half_pixel"] | bytes | None
+    ) = None,
+    opset: SupportsIndex = 22,
     out: Array | None = None,
     validate: bool | None = None,
     stream: Any = None,
@@ -47,8 +51,7 @@ def roi_align(
 ) -> Array:
     """Evaluate ONNX's operator RoiAlign, with its inputs and attributes.
 
-    Opsets 16 and 22 compute this; opset 10, which has no `coordinate_transformation_mode`, computes
-    it with "output_half_pixel".
+    Attributes may be given as a node holds them, texts as bytes.
 
     Parameters
     ----------
@@ -67,9 +70,12 @@ def roi_align(
         Samples per bin and axis; 0 is adaptive, the bin size rounded up.
     spatial_scale : float, default 1.0
         Feature-map pixels per image pixel.
-    coordinate_transformation_mode : {"half_pixel", "output_half_pixel"}
+    coordinate_transformation_mode : {"half_pixel", "output_half_pixel"}, optional
         "half_pixel" shifts boxes by -0.5 feature-map pixels; "output_half_pixel" does not, and its
-        boxes have at least one pixel.
+        boxes have at least one pixel. The default is that of `opset`.
+    opset : int, default 22
+        That of the model. From 16 on "half_pixel" is the default; before, the operator has no such
+        attribute and computes "output_half_pixel".
     out, validate, stream, workspace
         As in `numba_roialign.roi_align`.
 
@@ -97,8 +103,12 @@ def roi_align(
     array([[[[ 2.5,  4.5],
              [10.5, 12.5]]]], dtype=float32)
     """
+    since_16 = integer("opset", opset, least=10) >= 16
+    transformation = text(coordinate_transformation_mode)
+    if transformation is None:
+        transformation = "half_pixel" if since_16 else "output_half_pixel"
     convention = TRANSFORMATIONS[
-        one_of("coordinate_transformation_mode", coordinate_transformation_mode, TRANSFORMATIONS)
+        one_of("coordinate_transformation_mode", transformation, TRANSFORMATIONS)
     ]
     scale = positive("spatial_scale", spatial_scale)
     samples = sample_count("sampling_ratio", sampling_ratio, least=0)
@@ -110,12 +120,17 @@ def roi_align(
             integer("output_width", output_width, least=1),
         ),
         Geometry((scale, scale), (samples, samples), most_samples(None), convention),
-        mode=MODES[one_of("mode", mode, MODES)],
+        mode=MODES[one_of("mode", text(mode), MODES)],
         out=out,
         validate=validate,
         stream=stream,
         workspace=workspace,
     )
+
+
+def text(attribute: Any) -> Any:
+    """Return an attribute whose text may be bytes, as ONNX stores it."""
+    return attribute.decode() if isinstance(attribute, bytes) else attribute
 
 
 def joined(rois: AnyArray, batch_indices: AnyArray, stream: Any) -> Any:

@@ -47,7 +47,7 @@ def pooled_value(
     Parameters
     ----------
     features : array of (N, C, H, W)
-        Of floats; in a CUDA kernel, a device array.
+        Of float32, float64 or integers; in a CUDA kernel, a device array.
     image, channel : int
         Which plane to read, inside the array: this is not checked.
     box : (float, float, float, float)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from . import _operator
 from ._api import geometry_of
-from ._arguments import MODES, integer, one_of, pair
+from ._arguments import MODES, check_rois, describe, integer, one_of, pair
+from ._families import TorchCPU
 from ._flat import LAYOUTS, in_order
 from ._geometry import Convention
 from ._operator import Geometry
@@ -95,6 +96,8 @@ def roi_align(
     >>> features.grad[0, 0, 0]
     tensor([0.0625, 0.0625, 0.0625, 0.0625])
     """
+    if not isinstance(features, Tensor):
+        raise TypeError(f"features must be a Tensor, got {describe(features)}")
     if return_argmax and mode == "avg":
         raise ValueError("return_argmax has no meaning for mode='avg'")
     height, width = pair("output_size", output_size, integer, least=1)
@@ -111,10 +114,16 @@ def roi_align(
 
 def stacked(rois, features):
     """Return rois as one tensor; a list holds each image's boxes."""
-    if not isinstance(rois, (list, tuple)):
+    if isinstance(rois, Tensor):
         return rois
+    if not isinstance(rois, (list, tuple)):
+        raise TypeError(f"rois must be a Tensor or a list of them, got {describe(rois)}")
     if not rois:
         return features.new_empty((0, 5))
+    for image, boxes in enumerate(rois):
+        if not isinstance(boxes, Tensor):
+            raise TypeError(f"rois[{image}] must be a Tensor, got {describe(boxes)}")
+        check_rois(boxes.shape, TorchCPU.dtype(boxes), columns=4, name=f"rois[{image}]")
     boxes = torch.cat(list(rois))
     if boxes.element_size() < 4:  # which would round the numbers of images
         boxes = boxes.float()

@@ -382,3 +382,17 @@ def test_wide_rois_that_overflow_float32_are_told(target):
     rois[1, 3] = 1e300
     with pytest.raises(ValueError, match="rois row 1"):
         roi_align(FEATURES, rois, 2)
+
+
+def test_a_tensor_of_paddle_that_requires_a_gradient(rng):
+    class Tensor:
+        def __init__(self, stop_gradient):
+            self.stop_gradient = stop_gradient
+
+        def __array__(self, dtype=None, copy=None):
+            return np.ones((1, 1, 4, 4), np.float32)
+
+    rois = np.array([[0, 0, 0, 4, 4]], np.float32)
+    assert roi_align(Tensor(True), rois, 1) == 1
+    with pytest.raises(TypeError, match="detach"):
+        roi_align(Tensor(False), rois, 1)

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +208,32 @@ def test_run_keeps_its_inputs(folder, capsys):
 def test_run_missing_output_folder(folder, capsys):
     arguments = ["run", "features.npy", "rois.npy", "no/output.npy", "--output-size", "3"]
     assert_failed(main(arguments), capsys, "no")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_run_replaces_regular_files_only(folder, capsys):
+    os.mkfifo("output.npy")
+    assert_failed(run(), capsys, "output.npy", "regular file")
+    assert Path("output.npy").is_fifo()
+
+
+def test_run_writes_through_a_link(folder):
+    np.save("target.npy", np.arange(3))
+    Path("output.npy").symlink_to("target.npy")
+    assert run() == 0
+    assert Path("output.npy").is_symlink()
+    np.testing.assert_array_equal(np.load("target.npy"), expected())
+
+
+def test_run_names_the_output_that_cannot_be_created(folder, monkeypatch, capsys):
+    def refused(*_, mode, **__):
+        if mode == "w+":
+            raise OSError(28, "No space left on device")
+        return open_memmap(*_, mode=mode, **__)
+
+    open_memmap = np.lib.format.open_memmap
+    monkeypatch.setattr(np.lib.format, "open_memmap", refused)
+    assert_failed(run(), capsys, "output.npy: No space", f"{11 * 3 * 12 * 4} bytes")
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])

@@ -7,7 +7,7 @@ from numpy.testing import assert_array_equal
 from numba_roialign import CONVENTIONS, Convention, onnx, roi_align
 
 from . import reference
-from .conftest import random_case
+from .conftest import random_case, random_features, random_rois
 
 # One name for each convention that differs from the others.
 DISTINCT = {convention: name for name, convention in reversed(CONVENTIONS.items())}.values()
@@ -77,6 +77,7 @@ def test_a_convention_of_ones_own(target, rng):
         ({"convention": Convention(shift_after=np.nan)}, ValueError),
         ({"convention": Convention(minimum_size=np.inf)}, ValueError),
         ({"convention": Convention(floor_grid="False")}, TypeError),
+        ({"convention": Convention(floor_grid=1.0)}, TypeError),
         ({"aligned": "False"}, TypeError),
         ({"aligned": 2}, TypeError),
         ({"convention": "torchvision", "aligned": True}, ValueError),
@@ -86,6 +87,7 @@ def test_a_convention_of_ones_own(target, rng):
 )
 def test_bad_conventions(keywords, error):
     features, rois = np.ones((1, 1, 2, 2), np.float32), np.zeros((1, 5), np.float32)
+    roi_align(features, rois, 1, convention=Convention(floor_grid=True))  # is kept, and equals 1.0
     with pytest.raises(error, match=r"convention|max_sampling_ratio|aligned"):
         roi_align(features, rois, 1, **keywords)
 
@@ -122,6 +124,23 @@ def test_the_defaults_of_onnx(target, rng):
     assert none.shape == (0, features.shape[1], 1, 1)
 
 
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("opset", [10, 15, 16, 22])
+def test_attributes_as_a_node_of_onnx_has_them(rng, opset):
+    features = random_features(rng, (1, 2, 8, 8))
+    rois, indices = random_rois(rng, 5, features.shape)[:, 1:], np.zeros(5, int)
+    attributes = {"mode": b"max", "output_height": 2, "output_width": 3, "sampling_ratio": 2}
+    result = onnx.roi_align(features, rois, indices, **attributes, opset=opset)
+    expected = {
+        name: onnx.roi_align(
+            features, rois, indices, **attributes, coordinate_transformation_mode=name
+        )
+        for name in (b"half_pixel", b"output_half_pixel")
+    }
+    assert np.array_equal(result, expected[b"half_pixel"]) == (opset >= 16)
+    assert np.array_equal(result, expected[b"output_half_pixel"]) == (opset < 16)
+
+
 NO_BOXES = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
 
 
@@ -137,6 +156,7 @@ NO_BOXES = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         (np.zeros((2, 4)), np.zeros(2, int), {"mode": "corner_max"}, "mode"),
         (np.zeros((2, 4)), np.zeros(2, int), {"sampling_ratio": -1}, "sampling_ratio"),
         (np.zeros((2, 4)), np.zeros(2, int), {"output_height": 0}, "output_height"),
+        (np.zeros((2, 4)), np.zeros(2, int), {"opset": 9}, "opset"),
         (
             np.zeros((2, 4)),
             np.zeros(2, int),

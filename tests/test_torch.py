@@ -117,6 +117,16 @@ def test_compile_traces_through(rng, dynamic):
         assert_allclose(traced[1], boxes.grad, atol=1e-5)
 
 
+def test_compile_traces_through_sizes_it_leaves_open(rng):
+    def pooled(features, rois):
+        return roi_align(features, rois, (2, features.shape[2] // 3), features.shape[3] / 14)
+
+    compiled = torch.compile(pooled, fullgraph=True, dynamic=True, backend="aot_eager")
+    for shape in (2, 3, 6, 7), (2, 3, 9, 14):
+        features, rois = (x.detach() for x in case(rng, torch.float32, shape))
+        assert_array_equal(compiled(features, rois), pooled(features, rois))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtypes(rng, dtype):
     features, rois = case(rng, dtype)
@@ -185,6 +195,13 @@ def test_lists_argmax_and_errors(rng):
         roi_align(features, rois[:, :4], 2)
     with pytest.raises(ValueError, match="return_argmax"):
         roi_align(features, rois, 2, return_argmax=True)
+    for bad, match in (rois.numpy(), "rois"), ([rois[:, 1:], [1]], r"rois\[1\]"):
+        with pytest.raises(TypeError, match=match):
+            roi_align(features, bad, 2)
+    with pytest.raises(ValueError, match=r"rois\[1\] must be \(K, 4\)"):
+        roi_align(features, [rois[:, 1:], rois], 2)
+    with pytest.raises(TypeError, match="features"):
+        roi_align(features.detach().numpy(), rois, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.uint8])
@@ -201,6 +218,25 @@ def test_the_operator_on_arrays_refuses_to_lose_a_gradient(rng):
         numpy_roi_align(features, rois, 2)
     with torch.no_grad():
         assert numpy_roi_align(features, rois, 2).shape == (3, 3, 2, 2)
+
+
+def test_a_gradient_by_numbers_that_out_overwrote_is_refused(rng):
+    features, rois = case(rng, torch.float32)
+    out, weight = torch.zeros(3, 3, 2, 2), torch.ones(3, 3, 2, 2, requires_grad=True)
+    total = (out * weight).sum()
+    numpy_roi_align(features.detach(), rois, 2, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+    with torch.inference_mode():
+        numpy_roi_align(features.detach(), rois, 2, out=torch.zeros(3, 3, 2, 2))
+
+
+@pytest.mark.parametrize("convert", [torch.Tensor.detach, lambda x: x.detach().numpy()])
+def test_the_compiler_stays_out_of_the_operators_on_arrays(rng, convert):
+    features, rois = (convert(x) for x in case(rng, torch.float32))
+    compiled = torch.compile(lambda *arrays: numpy_roi_align(*arrays, 2) * 2, backend="aot_eager")
+    for _ in range(2):
+        assert_array_equal(compiled(features, rois), numpy_roi_align(features, rois, 2) * 2)
 
 
 def test_no_boxes_have_gradients_too(rng):

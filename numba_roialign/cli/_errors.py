@@ -30,5 +30,7 @@ def check_output_path(path):
     """Refuse an output path that cannot be written, before any work is done."""
     if path.is_dir():
         raise CommandError(f"{path}: is a directory, not a file to write")
+    if path.exists() and not path.is_file():
+        raise CommandError(f"{path}: is no regular file, which the output would replace")
     if not path.parent.is_dir():
         raise CommandError(f"{path}: there is no directory {path.parent} to write to")

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import functools
+import math
 import os
 import sys
 import time
@@ -300,7 +301,11 @@ def _check_rois(path, num_images):
 
 @contextmanager
 def _written_whole(path):
-    """Give a temporary name beside `path`; it becomes `path` at the end, or goes on any error."""
+    """Give a temporary name beside `path`; it becomes `path` at the end, or goes on any error.
+
+    A link stays, and what it points to is replaced.
+    """
+    path = path.resolve()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield temporary
@@ -313,11 +318,15 @@ def _written_whole(path):
 def _output_batches(path, shape, dtype, arguments):
     """Create a .npy file and yield the writable batches of its rows as ``(start, rows)``."""
     stored = RAW_BFLOAT16 if dtype.kind == "V" else dtype
-    offset = np.lib.format.open_memmap(path, mode="w+", dtype=stored, shape=shape).offset
-    bytes_per_roi = stored.itemsize * int(np.prod(shape[1:], dtype=object))
+    bytes_per_roi = stored.itemsize * math.prod(shape[1:])
+    try:
+        offset = np.lib.format.open_memmap(path, mode="w+", dtype=stored, shape=shape).offset
+    except OSError as error:
+        size = shape[0] * bytes_per_roi
+        raise CommandError(f"{arguments.output}: {error.strerror}, for {size} bytes") from error
     if bytes_per_roi == 0:
         return
-    _reserve(path)
+    _reserve(path, arguments.output)
     batch = max(1, min(arguments.batch, arguments.batch_bytes // bytes_per_roi))
     for start in range(0, shape[0], batch):
         rows = (min(batch, shape[0] - start), *shape[1:])
@@ -326,7 +335,7 @@ def _output_batches(path, shape, dtype, arguments):
         yield start, out.view(dtype)
 
 
-def _reserve(path):
+def _reserve(path, output):
     """Take the file's disk space now: a disk that fills up under a mapping kills the process."""
     if not hasattr(os, "posix_fallocate"):
         return
@@ -335,4 +344,4 @@ def _reserve(path):
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise CommandError(f"{path}: {error.strerror}") from error
+                raise CommandError(f"{output}: {error.strerror}") from error
