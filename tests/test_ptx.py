@@ -17,7 +17,8 @@ REQUIRED = bool(os.environ.get("NUMBA_ROIALIGN_REQUIRE_PTX"))
 CAPABILITIES = [(7, 5), (8, 0), (9, 0)]
 # Of 65536 on a multiprocessor: with 80 it holds three blocks of 256 threads, with 128 two.
 MOST_REGISTERS = 80
-MORE_REGISTERS = ("schedule_maxima", "schedule_winners")  # samples and their numbers, kept apart
+# Samples and their numbers, kept apart; and 16 loads on their way at once.
+MORE_REGISTERS = ("schedule_maxima", "schedule_winners", "schedule_lines")
 MOVES = ("schedule_tiles", "schedule_zeros")  # kernels without arithmetic on numbers
 
 

@@ -408,6 +408,15 @@ def test_a_pixel_of_weight_0_is_not_read(target, value):
     assert_array_equal(target.numpy(result), [[[[5]]]])
 
 
+@pytest.mark.parametrize("channels", [4, 5, 11])
+def test_small_boxes_in_many_channels(target, rng, channels):
+    """On a device a block sums several lines of such boxes at once, four channels at a time."""
+    features = random_features(rng, (1, channels, 4, 5))
+    boxes = [(1, 1, 2.5, 2.5), (0, 0, 1, 2), (3, 2, 3.5, 3), (4, 3, 2, 1), (-2, -2, 9, 9)]
+    rois = np.array([(0, *box) for box in boxes], np.float32)
+    assert_roi_align(target, features, rois, (2, 2), 1.0, 2, False)
+
+
 @pytest.mark.only("cpu")
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_the_number_of_threads_does_not_change_a_bit(target, rng, planned_with, dtype):

@@ -29,6 +29,7 @@ bin_of_taps = cuda.jit(device=True)(_taps.bin_of_taps)
 first_slot = cuda.jit(device=True)(_taps.first_slot)
 line_of = cuda.jit(device=True)(_taps.line_of)
 weighted = cuda.jit(device=True)(_kernels.weighted)
+weighted_of_four = cuda.jit(device=True)(_kernels.weighted_of_four)
 average = cuda.jit(device=True)(_kernels.average)
 element_at = cuda.jit(device=True)(_kernels.element_at)
 
@@ -145,7 +146,11 @@ def share(cells):
 
 @cuda.jit(device=True)
 def sum_rows(features, strides, table, n, part, x_slot, lines, zero):
-    """Write to `lines` the sums of the tapped rows, for each row of bins of a part."""
+    """Write to `lines` the sums of the tapped rows, for each row of bins of a part.
+
+    Four channels at a time: a tap then takes 6 instructions a channel instead of 9, and 1.5 loads
+    instead of 3.
+    """
     low, length = np.intp(table.lines[n, 0]), np.uintp(table.lines[n, 1])
     cells = part.rows * length
     first, group, groups = share(cells)
@@ -158,11 +163,18 @@ def sum_rows(features, strides, table, n, part, x_slot, lines, zero):
         pixel = np.uintp(low) + column if low >= 0 else np.uintp(table.pixels[x_slot + column])
         taps = taps_of(table.pixels, table, n, part.row + row)
         origin = plane + np.uintp(strides.column) * pixel
+        row_stride, step = np.uintp(strides.row), groups * cells
         place, last = group * cells + cell, part.channels * cells
+        while place + np.uintp(3) * step < last:
+            sums = weighted_of_four(features, origin, hop, row_stride, taps, zero)
+            for k in range(4):
+                lines[place] = sums[k]
+                place += step
+            origin += np.uintp(4) * hop
         while place < last:
-            lines[place] = weighted(features, origin, np.uintp(strides.row), taps, zero)
+            lines[place] = weighted(features, origin, row_stride, taps, zero)
             origin += hop
-            place += groups * cells
+            place += step
         cell += np.uintp(cuda.blockDim.x)
 
 
@@ -172,14 +184,21 @@ def sum_columns(lines, table, n, part, height, width, zero, out, out_strides, to
     length, cells = np.uintp(table.lines[n, 1]), part.rows * width
     first, group, groups = share(cells)
     hop = groups * np.uintp(out_strides.channel)
-    cell, plane = first, part.rows * length
+    cell, plane, one = first, part.rows * length, np.uintp(1)
     while cell < cells:
         row, pw = split(cell, width)
         to = element_at(out_strides, to_roi, part.channel + group, part.row + row, pw)
         taps = taps_of(table.places, table, n, height + pw)
         c, line = group, group * plane + row * length
+        while c + np.uintp(3) * groups < part.channels:
+            sums = weighted_of_four(lines, line, groups * plane, one, taps, zero)
+            for k in range(4):
+                out[to] = sums[k]
+                to += hop
+            line += np.uintp(4) * groups * plane
+            c += np.uintp(4) * groups
         while c < part.channels:
-            out[to] = weighted(lines, line, np.uintp(1), taps, zero)
+            out[to] = weighted(lines, line, one, taps, zero)
             to += hop
             line += groups * plane
             c += groups
