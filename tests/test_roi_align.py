@@ -524,7 +524,7 @@ def test_calls_that_look_alike_are_checked_for_what_they_hold(rng):
     assert_array_equal(pooled[kept], valid[kept])
     assert_array_equal(roi_align(features, rois[kept], 2), valid[kept])
     assert roi_align(features, rois[:0], 2).shape == (0, 3, 2, 2)
-    with pytest.raises(ValueError, match=r"\(K, 5\) .*, got shape \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"\(K, 5\), .*, got shape \(3, 4\)"):
         roi_align(features, rois[kept, 1:], 2)
     with pytest.raises(TypeError, match="bool"):
         roi_align(features, rois[kept].astype(bool), 2)
