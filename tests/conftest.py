@@ -81,7 +81,7 @@ class Cuda(Target):
             average.THREADS, average.BLOCKS, average.LINE_NUMBERS = 8, 4, 64
             gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 4
             gradient.THREADS, gradient.BLOCKS = 4, 1
-            gradient.SUM_NUMBERS = 8
+            gradient.SUM_NUMBERS, gradient.LISTERS = 8, 2
 
     def array(self, values):
         from numba import cuda

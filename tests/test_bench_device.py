@@ -35,7 +35,7 @@ class Simulated(OursOnDevice):
 
         arrays.THREADS_PER_BLOCK = average.THREADS = 8
         average.BLOCKS, gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 2, 4
-        gradient.THREADS, gradient.BLOCKS = 4, 1
+        gradient.THREADS, gradient.BLOCKS, gradient.LISTERS = 4, 1, 2
         cuda_implementations.CALLS_PER_GRAPH = cuda_implementations.MOST_COPIES = 2
         super().__init__(threads, there="numba", **options)
         self.there.elapsed = self.elapsed  # the simulator's events tell no time

@@ -11,7 +11,7 @@ import numpy as np
 from numba import cuda
 
 from .. import _kernels, _taps
-from .arrays import MOST_BLOCKS, configured, over
+from .arrays import MOST_BLOCKS, configured
 from .average import split
 
 average = cuda.jit(device=True)(_kernels.average)
@@ -22,6 +22,8 @@ element_at = cuda.jit(device=True)(_kernels.element_at)
 
 # The rows of a tile are as long as a warp, whose threads then read and write neighbours.
 TILE_HEIGHT, TILE_WIDTH = 8, 32
+# Threads that list the boxes of a tile: each adds up what all of them have found.
+LISTERS = 32
 THREADS = 256
 # Sums of a block, 16 for each of its threads: with more a thread would meet boxes less often, but
 # fewer blocks would fit on a multiprocessor.
@@ -40,17 +42,31 @@ def corner_of(tile, sampling):
 
 @cuda.jit
 def schedule_tiles(images, spans, count, sampling, lists, counts):
-    """List for each tile the RoIs of a batch that reach into it, a thread per tile."""
-    for tile in range(cuda.grid(1), counts.shape[0], cuda.gridsize(1)):
-        image, top, left = corner_of(tile, sampling)
-        found = 0
-        for n in range(count):
+    """List for each tile the RoIs of a batch that reach into it, in order: a block for a tile.
+
+    Each thread looks at one of the next RoIs, and lists it after those of the threads before it.
+    """
+    found = cuda.shared.array(LISTERS, np.int32)
+    tile, thread = cuda.blockIdx.x, cuda.threadIdx.x
+    image, top, left = corner_of(tile, sampling)
+    listed, begin = 0, 0
+    while begin < count:
+        n, reached = begin + thread, False
+        if n < count and images[n] == image:
             down = spans[n, 0] < top + TILE_HEIGHT and spans[n, 1] > top
-            across = spans[n, 2] < left + TILE_WIDTH and spans[n, 3] > left
-            if images[n] == image and down and across:
-                lists[tile, found] = n
-                found += 1
-        counts[tile] = found
+            reached = down and spans[n, 2] < left + TILE_WIDTH and spans[n, 3] > left
+        found[thread] = reached
+        cuda.syncthreads()
+        place = listed
+        for k in range(LISTERS):
+            place += found[k] if k < thread else 0
+            listed += found[k]
+        if reached:
+            lists[tile, place] = n
+        cuda.syncthreads()
+        begin += LISTERS
+    if thread == 0:
+        counts[tile] = listed
 
 
 @cuda.jit(device=True)
@@ -167,7 +183,7 @@ class Tiles:
 
     def fill(self, images, spans, count):
         """List the first `count` RoIs of a batch."""
-        over(schedule_tiles, self.count, self.stream)(
+        configured(schedule_tiles, self.count, LISTERS, self.stream)(
             images, spans, count, self.sampling, self.lists, self.counts
         )
 
