@@ -116,30 +116,31 @@ def image_of(index, images, convention):
 
 
 @compilable()
-def ends_of(low, high, scale, convention):
+def ends_of(low, high, scale, convention, zero):
     """Return where a box starts and ends along an axis, in feature-map pixels.
 
     The order of the operations is that of torchvision and MindSpore, which matters where the size
-    falls on a whole number of pixels and decides the adaptive grid.
+    falls on a whole number of pixels and decides the adaptive grid. A fused multiply-add would skip
+    the rounding of a product: here it can take only the `zero`, which no compiler knows.
     """
     T = type(low)
     shift_before, shift_after = T(convention.shift_before), T(convention.shift_after)
-    start = (low + shift_before) * scale + shift_after
-    end = (high + T(convention.end_pixel) + shift_before) * scale + shift_after
+    start = ((low + shift_before) * scale + T(zero)) + shift_after
+    end = ((high + T(convention.end_pixel) + shift_before) * scale + T(zero)) + shift_after
     return start, end
 
 
 @compilable()
-def span(low, high, scale, convention):
+def span(low, high, scale, convention, zero):
     """Return where a box starts and how far it reaches, in feature-map pixels."""
-    start, end = ends_of(low, high, scale, convention)
+    start, end = ends_of(low, high, scale, convention, zero)
     return start, max(end - start, type(low)(convention.minimum_size))
 
 
 @compilable()
-def grows(low, high, scale, convention):
+def grows(low, high, scale, convention, zero):
     """Say whether a box is smaller than the least size, to which it grows at its upper end."""
-    start, end = ends_of(low, high, scale, convention)
+    start, end = ends_of(low, high, scale, convention, zero)
     return end - start < type(low)(convention.minimum_size)
 
 
@@ -170,12 +171,12 @@ def axis_of(low, high, scale, bins, samples, most, length, convention, zero):
     """
     G = type(zero)
     T = type(low)
-    start, size = span(G(low), G(high), G(scale), convention)
+    start, size = span(G(low), G(high), G(scale), convention, zero)
     grid = samples_per_bin(size / G(bins), samples, most, convention.floor_grid)
     finite = abs(G(low)) < G(math.inf) and abs(G(high)) < G(math.inf)
     if not (finite and abs(start) < G(math.inf)):
         grid = -1
-    start, size = span(low, high, scale, convention)
+    start, size = span(low, high, scale, convention, zero)
     return Axis(start, size / T(bins), bins, grid, length)
 
 

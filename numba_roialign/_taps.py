@@ -355,12 +355,12 @@ def fill_slopes(images, y_taps, x_taps, row, rois, n, sampling, convention, zero
         y_slots, x_slots = slots_of(y_taps, row), slots_of(x_taps, row)
         if corner % 2:
             scale = sampling.scale_y
-            grown = grows(T(rois[n, 2]), T(rois[n, 4]), scale, convention)
+            grown = grows(T(rois[n, 2]), T(rois[n, 4]), scale, convention, zero)
             axis_slopes(y, scale, corner // 2, grown, y_taps, row, *y_slots)
             axis_taps(x, x_taps, row, *x_slots)
         else:
             scale = sampling.scale_x
-            grown = grows(T(rois[n, 1]), T(rois[n, 3]), scale, convention)
+            grown = grows(T(rois[n, 1]), T(rois[n, 3]), scale, convention, zero)
             axis_taps(y, y_taps, row, *y_slots)
             axis_slopes(x, scale, corner // 2, grown, x_taps, row, *x_slots)
 

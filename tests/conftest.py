@@ -86,11 +86,16 @@ class Cuda(Target):
     def array(self, values):
         from numba import cuda
 
-        return cuda.to_device(np.ascontiguousarray(values).reshape(np.shape(values)))
+        values = np.ascontiguousarray(values).reshape(np.shape(values))
+        if SIMULATOR or values.dtype != BFLOAT16:
+            return cuda.to_device(values)
+        return cuda.to_device(values.view(np.int16)).view(BFLOAT16)  # no buffer has this type
 
     def numpy(self, result):
         assert type(result) is type(self.array(np.zeros(1, np.float32)))
-        return result.copy_to_host()
+        if SIMULATOR or result.dtype != BFLOAT16:
+            return result.copy_to_host()
+        return result.view(np.int16).copy_to_host().view(BFLOAT16)
 
     def permute(self, values, axes):
         if SIMULATOR:

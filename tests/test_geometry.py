@@ -199,7 +199,7 @@ def test_the_grid_is_decided_in_the_accumulators_type():
     ],
 )
 def test_span_of_a_small_box(convention, expected):
-    start, size = _geometry.span(F64(2), F64(3), F64(0.5), convention)
+    start, size = _geometry.span(F64(2), F64(3), F64(0.5), convention, F64(0))
     assert (start, size) == expected
 
 

@@ -69,17 +69,28 @@ def over(kernel, work, stream):
 
 
 class _Span:
-    """Memory from an address on, as an array in C order for Numba."""
+    """Memory from an address on, as an array for Numba: in C order, or with strides in bytes."""
 
-    def __init__(self, pointer, shape, typestr, owner):
+    def __init__(self, pointer, shape, typestr, owner, strides=None):
         self.owner = owner
         self.__cuda_array_interface__ = {
             "shape": shape,
             "typestr": typestr,
             "data": (pointer, False),
-            "strides": None,
+            "strides": strides,
             "version": 3,
         }
+
+
+def spanned(pointer, shape, dtype, owner, strides=None):
+    """Return memory from an address on as Numba's array of a dtype, given by name."""
+    if dtype != "bfloat16":
+        span = _Span(pointer, shape, np.dtype(dtype).str, owner, strides)
+        return cuda.as_cuda_array(span, sync=False)
+    import ml_dtypes  # numba-cuda knows the type by this dtype; the cuda extras bring it
+
+    bits = cuda.as_cuda_array(_Span(pointer, shape, "<i2", owner, strides), sync=False)
+    return bits.view(np.dtype(ml_dtypes.bfloat16))
 
 
 def typed(memory, shape, dtype):
@@ -87,8 +98,7 @@ def typed(memory, shape, dtype):
     if config.ENABLE_CUDASIM:
         own = memory._ary[: math.prod(shape) * dtype.itemsize].view(dtype)
         return type(memory)(own.reshape(shape))
-    pointer = interface_of(memory)["data"][0]
-    return cuda.as_cuda_array(_Span(pointer, shape, dtype.str, memory), sync=False)
+    return spanned(interface_of(memory)["data"][0], shape, dtype.name, memory)
 
 
 def flat_device_view(array, layout, dtype):
@@ -106,14 +116,7 @@ def flat_device_view(array, layout, dtype):
         flat, strides = flat_view(array._ary, layout)
         return type(array)(flat), strides
     pointer, elements = interface["data"][0], reach(shape, strides)
-    strides = Strides(*in_order(layout, strides))
-    if dtype != "bfloat16":
-        span = _Span(pointer, (elements,), np.dtype(dtype).str, array)
-        return cuda.as_cuda_array(span, sync=False), strides
-    import ml_dtypes  # numba-cuda knows the type by this dtype; the cuda extras bring it
-
-    flat = cuda.as_cuda_array(_Span(pointer, (elements,), "<i2", array), sync=False)
-    return flat.view(np.dtype(ml_dtypes.bfloat16)), strides
+    return spanned(pointer, (elements,), dtype, array), Strides(*in_order(layout, strides))
 
 
 @cuda.jit
@@ -179,6 +182,10 @@ def row_of(rois, n, queue):
 
 def as_numba(array):
     """Return a device array as Numba's own, without a copy and without waiting for a stream."""
-    if hasattr(array, "__cuda_array_interface__"):
+    if hasattr(array, "__cuda_ndarray__"):
+        return array
+    if str(array.dtype) != "bfloat16":
         return cuda.as_cuda_array(array, sync=False)
-    return array  # the simulator's
+    interface = array.__cuda_array_interface__  # which says that an element is two bytes, no more
+    shape, strides = tuple(interface["shape"]), interface.get("strides")
+    return spanned(interface["data"][0], shape, "bfloat16", array, strides)
