@@ -7,8 +7,6 @@ short kernels would wait for the host, and its time be measured. Where a library
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 
 ROTATED_BYTES = 256_000_000  # of inputs in turn: several times the largest L2 cache
@@ -53,6 +51,9 @@ class Torch(Clock):
     def numpy(self, array):
         return array.cpu().numpy()
 
+    def copy(self, source, target):
+        target.copy_(source)
+
     def synchronize(self):
         self.torch.cuda.synchronize()
 
@@ -87,6 +88,9 @@ class CuPy(Clock):
 
     def numpy(self, array):
         return array.get()
+
+    def copy(self, source, target):
+        self.cupy.copyto(target, source)
 
     def synchronize(self):
         self.stream.synchronize()
@@ -125,6 +129,9 @@ class Numba(Clock):
     def numpy(self, array):
         return array.copy_to_host()
 
+    def copy(self, source, target):
+        target.copy_to_device(source)
+
     def synchronize(self):
         self.cuda.synchronize()
 
@@ -142,20 +149,26 @@ LIBRARIES = {"torch": Torch, "cupy": CuPy, "numba": Numba}
 
 
 def library(name=None):
-    """Return a library by name, or the first of those that are installed."""
-    name = name or next((n for n in LIBRARIES if n == "numba" or find_spec(n) is not None), None)
-    return LIBRARIES[name]()
+    """Return a library by name, or the first that is installed and sees a device."""
+    if name is not None:
+        return LIBRARIES[name]()
+    problems = []
+    for make in LIBRARIES.values():
+        try:
+            return make()
+        except (ImportError, RuntimeError) as problem:
+            problems.append(str(problem))
+    raise RuntimeError("; ".join(problems))
 
 
 def copy_rate(megabytes=1024, repeats=20):
     """Return the rate of a copy on the device in GB/s, bytes read plus bytes written."""
-    try:
-        there = library("cupy")
-        copy = there.cupy.copyto
-    except ImportError:
-        there = library("torch")
-        copy = there.torch.Tensor.copy_
+    there = library()
     source = there.array(np.random.default_rng(0).random(megabytes * 1_000_000 // 8))
     target = there.array(np.zeros(source.shape))
-    there.elapsed(lambda: copy(target, source), 3)
-    return 2 * source.nbytes * repeats / there.elapsed(lambda: copy(target, source), repeats) / 1e9
+
+    def copy():
+        there.copy(source, target)
+
+    there.elapsed(copy, 3)
+    return 2 * source.nbytes * repeats / there.elapsed(copy, repeats) / 1e9

@@ -231,7 +231,20 @@ def test_the_environment_names_what_is_missing(capsys, monkeypatch):
         assert "no-such-package" in capsys.readouterr().out
 
 
-def test_the_first_library_that_is_there_is_taken(monkeypatch):
-    monkeypatch.setattr(cuda_arrays, "find_spec", lambda name: None)
-    monkeypatch.setitem(cuda_arrays.LIBRARIES, "numba", Counter)
+def test_the_first_library_that_sees_a_device_is_taken(monkeypatch):
+    def blind():
+        raise RuntimeError("sees no device")
+
+    monkeypatch.setattr(cuda_arrays, "LIBRARIES", {"torch": blind, "numba": Counter})
     assert type(cuda_arrays.library()) is Counter
+    with pytest.raises(RuntimeError, match="sees no device"):
+        cuda_arrays.library("torch")
+    monkeypatch.setattr(cuda_arrays, "LIBRARIES", {"torch": blind, "cupy": blind})
+    with pytest.raises(RuntimeError, match="sees no device; sees no device"):
+        cuda_arrays.library()
+
+
+@pytest.mark.only("cuda")
+def test_a_copy_is_timed_with_numba_alone(monkeypatch):
+    monkeypatch.setattr(cuda_arrays, "LIBRARIES", {"numba": cuda_arrays.Numba})
+    assert cuda_arrays.copy_rate(megabytes=1, repeats=2) != 0  # the simulator counts backwards
