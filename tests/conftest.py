@@ -74,10 +74,10 @@ class Cuda(Target):
 
     def __init__(self):
         if SIMULATOR:
-            from numba_roialign._cuda import arrays, average, gradient
+            from numba_roialign._cuda import average, gradient, launches
 
             # So that small arrays take several blocks, parts, rounds and tiles.
-            arrays.THREADS_PER_BLOCK = 16
+            launches.THREADS_PER_BLOCK = 16
             average.THREADS, average.BLOCKS, average.LINE_NUMBERS = 8, 4, 64
             gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 4
             gradient.THREADS, gradient.BLOCKS = 4, 1

@@ -31,9 +31,9 @@ class Simulated(OursOnDevice):
     """Ours in the simulator, which runs a Python thread for each of the device's."""
 
     def __init__(self, threads, **options):
-        from numba_roialign._cuda import arrays, average, gradient
+        from numba_roialign._cuda import average, gradient, launches
 
-        arrays.THREADS_PER_BLOCK = average.THREADS = 8
+        launches.THREADS_PER_BLOCK = average.THREADS = 8
         average.BLOCKS, gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 2, 4
         gradient.THREADS, gradient.BLOCKS, gradient.LISTERS = 4, 1, 2
         cuda_implementations.CALLS_PER_GRAPH = cuda_implementations.MOST_COPIES = 2

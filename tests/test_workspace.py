@@ -99,7 +99,7 @@ def test_other_sizes_in_one_workspace(target, rng):
 @pytest.mark.only("cuda")
 def test_the_number_of_launches(target, rng, monkeypatch):
     """Each costs the host some 10 us: a table and a pooling are two, whatever the sizes."""
-    from numba_roialign._cuda import arrays, average, gradient
+    from numba_roialign._cuda import average, gradient, launches
 
     launched = []
 
@@ -107,8 +107,8 @@ def test_the_number_of_launches(target, rng, monkeypatch):
         launched.append(kernel)
         return configured(kernel, *arguments)
 
-    configured = arrays.configured
-    for module in (arrays, average, gradient):
+    configured = launches.configured
+    for module in (average, gradient, launches):
         monkeypatch.setattr(module, "configured", counted)
     counts = {}
     for name, (call, _) in operations(rng, target).items():

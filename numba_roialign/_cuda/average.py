@@ -22,7 +22,7 @@ from numba import cuda
 
 from .. import _geometry, _kernels, _taps
 from .._taps import Taps, tap_capacity
-from .arrays import MOST_BLOCKS, configured, over
+from .launches import MOST_BLOCKS, configured, over
 
 locate = cuda.jit(device=True)(_geometry.locate)
 bin_of_taps = cuda.jit(device=True)(_taps.bin_of_taps)

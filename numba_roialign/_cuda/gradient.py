@@ -11,8 +11,8 @@ import numpy as np
 from numba import cuda
 
 from .. import _kernels, _taps
-from .arrays import MOST_BLOCKS, configured
 from .average import split
+from .launches import MOST_BLOCKS, configured
 
 average = cuda.jit(device=True)(_kernels.average)
 reaches = cuda.jit(device=True)(_kernels.reaches)

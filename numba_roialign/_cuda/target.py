@@ -10,17 +10,11 @@ from .._flat import in_order
 from .._kernels import AVERAGE, Strides
 from .._taps import empty_samples, empty_taps, sample_capacity, tap_capacity
 from . import elements
-from .arrays import (
-    as_numba,
-    fetch,
-    flat_device_view,
-    join_boxes,
-    over,
-    row_of,
-    stack_boxes,
-)
+from .arrays import as_numba, fetch, flat_device_view
 from .average import Average, narrowed
+from .boxes import join_boxes, row_of, stack_boxes
 from .gradient import Tiles, schedule_gradient, schedule_winners, tiles_of
+from .launches import over
 
 __all__ = ["box_backward", "clear", "join_boxes", "pool", "pool_backward", "stack_boxes"]
 
