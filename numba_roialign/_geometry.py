@@ -120,8 +120,8 @@ def ends_of(low, high, scale, convention, zero):
     """Return where a box starts and ends along an axis, in feature-map pixels.
 
     The order of the operations is that of torchvision and MindSpore, which matters where the size
-    falls on a whole number of pixels and decides the adaptive grid. A fused multiply-add would skip
-    the rounding of a product: here it can take only the `zero`, which no compiler knows.
+    falls on a whole number of pixels and decides the adaptive grid. CUDA fuses a product with what
+    is added to it, unrounded: here that is `zero`, with which the sum is the rounded product.
     """
     T = type(low)
     shift_before, shift_after = T(convention.shift_before), T(convention.shift_after)

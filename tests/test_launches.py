@@ -2,6 +2,7 @@
 
 import ctypes
 import struct
+import warnings
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -42,6 +43,7 @@ class Kernel:
         return self
 
     def __getitem__(self, configuration):
+        warnings.warn("Grid size 6 will likely result in GPU under-utilization", stacklevel=1)
         return lambda *arguments: self.launches.append((configuration, arguments))
 
 
@@ -49,10 +51,10 @@ class Driver:
     """Reads what a launch hands to the driver, eight bytes for each number."""
 
     def __init__(self):
-        self.device, self.error, self.numbers, self.launches = 0, 0, 0, []
+        self.device, self.problem, self.error, self.numbers, self.launches = 0, 0, 0, 0, []
 
     def cuCtxGetDevice(self):
-        return 0, self.device
+        return self.problem, self.device
 
     def cuLaunchKernel(self, function, *rest):
         *sizes, shared, stream, pointers, extra = rest
@@ -126,6 +128,15 @@ def test_arguments_lie_as_a_kernel_reads_them(driver, monkeypatch):
     codes = ["I4x", "I4x", "f4x", "?7x"]
     rest = [struct.unpack(code, each)[0] for code, each in zip(codes, held[-4:], strict=True)]
     assert rest == [3, 1, 0.5, True]
+
+
+def test_a_thread_without_a_context_gets_numbas(driver, monkeypatch):
+    from numba_roialign._cuda import launches
+
+    assert launches.current_device() == 0
+    driver.problem, driver.device = 201, None  # CUDA_ERROR_INVALID_CONTEXT
+    monkeypatch.setattr(launches.cuda, "get_current_device", lambda: SimpleNamespace(id=3))
+    assert launches.current_device() == 3
 
 
 def test_a_launch_that_fails_raises(driver):

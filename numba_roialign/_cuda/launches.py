@@ -10,6 +10,7 @@ import ctypes
 import functools
 import struct
 import threading
+import warnings
 import weakref
 
 import numpy as np
@@ -84,7 +85,11 @@ class Compiled:
 
     def launch(self, blocks, threads, stream, arguments, values):
         if self.function is None:
-            self.kernel[blocks, threads, stream](*map(as_given, arguments))
+            with warnings.catch_warnings():
+                # Numba warns of small grids; a call on a few boxes is one and cannot help it.
+                warnings.filterwarnings("ignore", message="Grid size")
+                configured = self.kernel[blocks, threads, stream]
+            configured(*map(as_given, arguments))
             return
         with self.lock:
             self.layout.pack_into(self.memory, 0, *values)
@@ -106,7 +111,7 @@ def function_of(kernel):
 
 
 def current_device():
-    """Return the number of the device whose context is current, or is now."""
+    """Return the number of the current device, whose context is made where a thread has none."""
     error, device = driver.cuCtxGetDevice()
     return cuda.get_current_device().id if int(error) else int(device)
 
