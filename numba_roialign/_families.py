@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from ._flat import DeviceArray
 from ._memory import check_size, empty_result
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -199,8 +200,9 @@ class NumbaCUDA:
 
     @staticmethod
     def owns(x) -> bool:
-        # The simulator's arrays have no interface but carry Numba's own mark.
-        if hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__"):
+        # Numba's own mark comes first: an interface is made anew whenever one looks whether it is
+        # there. The simulator's arrays have none.
+        if hasattr(x, "__cuda_ndarray__") or hasattr(x, "__cuda_array_interface__"):
             return True
         return hasattr(x, "__dlpack_device__") and x.__dlpack_device__()[0] == DLPACK_CUDA
 
@@ -213,18 +215,20 @@ class NumbaCUDA:
     def dtype(x) -> str:
         return _name_of(x.dtype)
 
-    @staticmethod
-    def array(x):
-        return x
+    @classmethod
+    def array(cls, x) -> DeviceArray:
+        return DeviceArray.of(x, cls.dtype(x))
 
-    @staticmethod
-    def boxes(x):
-        return x
+    @classmethod
+    def boxes(cls, x) -> DeviceArray:
+        return cls.array(x)
 
     @staticmethod
     def adopt(x):
         require_cuda()
-        if not hasattr(x, "__cuda_array_interface__") and not hasattr(x, "__cuda_ndarray__"):
+        if hasattr(x, "__cuda_ndarray__"):
+            return x
+        if not hasattr(x, "__cuda_array_interface__"):
             return _from_dlpack(x)
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             return x
@@ -240,6 +244,8 @@ class NumbaCUDA:
 
     @staticmethod
     def stream(x) -> int | None:
+        if getattr(x, "stream", None) == 0:  # as Numba's arrays have it, if none is bound to them
+            return None
         return getattr(x, "__cuda_array_interface__", {}).get("stream")
 
     @staticmethod
@@ -259,6 +265,10 @@ class CuPy(NumbaCUDA):
     @staticmethod
     def device(x) -> int | None:
         return x.device.id
+
+    @classmethod
+    def array(cls, x) -> DeviceArray:
+        return DeviceArray(x.data.ptr, x.shape, x.strides, cls.dtype(x), x.itemsize, x)
 
     @staticmethod
     def empty(shape, like, dtype=None):
@@ -301,14 +311,15 @@ class TorchCUDA(NumbaCUDA):
     def dtype(x) -> str:
         return TorchCPU.dtype(x)
 
-    @staticmethod
-    def array(x):
-        torch = sys.modules["torch"]
-        return x.view(torch.int16) if x.dtype == torch.bfloat16 else x
+    @classmethod
+    def array(cls, x) -> DeviceArray:
+        itemsize = x.element_size()
+        strides = tuple([stride * itemsize for stride in x.stride()])
+        return DeviceArray(x.data_ptr(), tuple(x.shape), strides, cls.dtype(x), itemsize, x)
 
-    @staticmethod
-    def boxes(x):
-        return _widened(x)
+    @classmethod
+    def boxes(cls, x) -> DeviceArray:
+        return cls.array(_widened(x))
 
     @staticmethod
     def empty(shape, like, dtype=None):
@@ -329,10 +340,22 @@ class TorchCUDA(NumbaCUDA):
 FAMILIES = (TorchCPU, TorchCUDA, CuPy, NumbaCUDA, NumPy)
 
 
+@functools.lru_cache(256)
+def _family_of_all(kind):
+    """Return the family of all arrays of a type, or None where each is to be looked at."""
+    if kind is np.ndarray:
+        return NumPy
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and issubclass(kind, cupy.ndarray):
+        return CuPy
+    return NumbaCUDA if hasattr(kind, "__cuda_ndarray__") else None
+
+
 def family_of(x):
     """Return the family of an array, or None when it is no array."""
-    if type(x) is np.ndarray:  # the common case, told without a search
-        return NumPy
+    kind: Any = type(x)
+    if family := _family_of_all(kind):
+        return family
     if isinstance(x, (bool, int, float, complex, str, bytes, list, tuple, dict, type(None))):
         return None
     if _torch(x) is not None and x.device.type not in ("cpu", "cuda"):

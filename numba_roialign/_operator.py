@@ -185,16 +185,16 @@ def roi_align(
     )
     shape = (count, *pooled)
     with _dispatch.queue_for(family, features, stream, workspace) as queue:
-        boxes = rois_family.boxes(rois)
+        source, boxes = family.array(features), rois_family.boxes(rois)
         if out is None:
             out = family.empty(shape, features)
         else:
-            check_out(out, family, shape, dtype, features=family.array(features), rois=boxes)
+            check_out(out, family, shape, dtype, features=source, rois=boxes)
             note_written(out)
         argmax = family.empty(shape, features, "int64") if return_argmax else None
         if 0 not in shape:
             invalid = _dispatch.target_of(family).pool(
-                family.array(features), boxes, sampling, geometry.convention, family.array(out),
+                source, boxes, sampling, geometry.convention, family.array(out),
                 layout, dtype, validate, queue, mode,
                 family.array(argmax) if return_argmax else None,
             )  # fmt: skip
@@ -228,19 +228,19 @@ def roi_align_backward(
     winners = None if argmax is None else family.array(argmax)
     target = _dispatch.target_of(family)
     with _dispatch.queue_for(family, grad, stream, workspace) as queue:
-        boxes = rois_family.boxes(rois)
+        source, boxes = family.array(grad), rois_family.boxes(rois)
         if out is None:
             out = family.empty(feature_shape, grad)
         else:
-            read = {"grad_output": family.array(grad), "rois": boxes, "argmax": winners}
+            read = {"grad_output": source, "rois": boxes, "argmax": winners}
             check_out(out, family, feature_shape, dtype, **read)
             note_written(out)
         if 0 in grad.shape:
-            target.clear(family.array(out), dtype, queue)
+            target.clear(family.array(out), queue)
         elif 0 not in feature_shape:
             sampling = geometry.sampling(images, height, width, output_size)
             invalid = target.pool_backward(
-                family.array(grad), boxes, sampling, geometry.convention, family.array(out),
+                source, boxes, sampling, geometry.convention, family.array(out),
                 layout, dtype, validate, queue, mode, winners,
             )  # fmt: skip
             raise_invalid(invalid, images, geometry.convention)
@@ -270,19 +270,20 @@ def roi_align_box_backward(
     target, rois_dtype = _dispatch.target_of(family), rois_family.dtype(rois)
     out_dtype = rois_dtype if rois_dtype in ("float32", "float64") else "float32"
     with _dispatch.queue_for(family, features, stream, workspace) as queue:
+        weights, source = family.array(grad), family.array(features)
         boxes = rois_family.boxes(rois)
         if out is None:
             out = family.empty((rois.shape[0], 5), features, out_dtype)
         else:
-            read = {"grad_output": family.array(grad), "features": family.array(features)}
-            check_out(out, family, (rois.shape[0], 5), out_dtype, rois=boxes, **read)
+            read = {"grad_output": weights, "features": source, "rois": boxes}
+            check_out(out, family, (rois.shape[0], 5), out_dtype, **read)
             note_written(out)
         if 0 in shape:
-            target.clear(family.array(out), out_dtype, queue)
+            target.clear(family.array(out), queue)
             return out
         sampling = geometry.sampling(images, height, width, output_size)
         invalid = target.box_backward(
-            family.array(grad), family.array(features), boxes, sampling, geometry.convention,
+            weights, source, boxes, sampling, geometry.convention,
             family.array(out), layout, dtype, validate, queue,
         )  # fmt: skip
         raise_invalid(invalid, images, geometry.convention)

@@ -17,15 +17,13 @@ pytestmark = [
 ]
 
 
-class Array:
-    """A device array, as far as launches look at it."""
+def array(dtype="float32", shape=(6,), strides=None, pointer=0x7F00_0000_1000, base=None):
+    from numba_roialign._cuda.arrays import dtype_of
+    from numba_roialign._flat import DeviceArray, c_strides
 
-    def __init__(self, dtype, layout="C", shape=(6,)):
-        like = np.empty(shape, dtype, layout if layout in "CF" else "C")
-        self.dtype, self.ndim, self.size = like.dtype, like.ndim, like.size
-        self.shape, self.strides = like.shape, like.strides
-        self.device_ctypes_pointer = ctypes.c_void_p(0x7F00_0000_1000)
-        self._numba_type_ = SimpleNamespace(layout=layout)
+    itemsize = dtype_of(dtype).itemsize
+    strides = strides or c_strides(shape, itemsize)
+    return DeviceArray(pointer, shape, strides, dtype, itemsize, base=base)
 
 
 class Kernel:
@@ -79,55 +77,65 @@ NARROW, HALF = np.uint32(3), np.float32(0.5)
 STREAM = SimpleNamespace(handle=11)
 
 
-def arguments(dtype=np.float32, layout="C", row=NARROW, scale=HALF):
+def arguments(dtype="float32", strides=None, row=NARROW, scale=HALF, base=None):
     from numba_roialign._kernels import Strides
 
-    matrix = Array(np.float32, layout, (2, 3))
-    return Array(dtype), matrix, 5, Strides(1, -2, row, np.uint32(1)), scale, True
+    matrix = array("float32", (2, 3), strides)
+    return array(dtype, base=base), matrix, 5, Strides(1, -2, row, np.uint32(1)), scale, True
+
+
+def launch(kernel, given, blocks=(2, 3), threads=4):
+    from numba_roialign._cuda.launches import Launch
+
+    return Launch(kernel, blocks, threads, given)
 
 
 def test_a_kernel_is_compiled_once_for_kinds_of_arguments(driver):
-    from numba_roialign._cuda.launches import configured
-
     kernel = Kernel()
     for _ in range(3):
-        configured(kernel, (2, 3), 4, STREAM)(*arguments())
+        launch(kernel, arguments()).make(STREAM)
     assert (kernel.specialisations, len(driver.launches)) == (1, 3)
     other = [
-        arguments(dtype=np.float64),
-        arguments(layout="F"),
+        arguments(dtype="float64"),
+        arguments(strides=(16, 4)),
         arguments(row=1 << 33),
         arguments(scale=np.float64(0.5)),
     ]
     for number, each in enumerate(other, start=2):
-        configured(kernel, (2, 3), 4, STREAM)(*each)
+        launch(kernel, each)
         assert kernel.specialisations == number
     driver.device = 1
-    configured(kernel, (2, 3), 4, STREAM)(*arguments())
+    launch(kernel, arguments())
     assert kernel.specialisations == len(other) + 2
     assert not kernel.launches
 
 
-def test_arguments_lie_as_a_kernel_reads_them(driver, monkeypatch):
-    from numba_roialign._cuda.arrays import Span
-    from numba_roialign._cuda.launches import configured
-
-    monkeypatch.setattr(Span, "as_numba", lambda span: span)  # which needs a device
+def test_arguments_lie_as_a_kernel_reads_them(driver):
     first, second, *numbers = arguments()
-    pointer = first.device_ctypes_pointer.value
-    span = Span(pointer, 9, "bfloat16", 2, None)
+    half = array("bfloat16", (9,))
     driver.numbers = 7 + 9 + 7 + 7
-    configured(Kernel(), (2, 3), (32, 8), STREAM)(first, second, span, *numbers)
+    launch(Kernel(), (first, second, half, *numbers), threads=(32, 8)).make(STREAM)
     [(function, sizes, stream, held)] = driver.launches
     assert (function, sizes, stream) == (7, (2, 3, 1, 32, 8, 1), 11)
-    integers = [0, 0, 6, 4, pointer, 6, 4]  # no owner; elements, bytes of one, place; axes
-    integers += [0, 0, 6, 4, pointer, 2, 3, 12, 4]
-    integers += [0, 0, 9, 2, pointer, 9, 2]
+    integers = [0, 0, 6, 4, first.pointer, 6, 4]  # no owner; elements, bytes of one, place; axes
+    integers += [0, 0, 6, 4, first.pointer, 2, 3, 12, 4]
+    integers += [0, 0, 9, 2, first.pointer, 9, 2]
     integers += [5, 1, -2]
     assert [struct.unpack("q", each)[0] for each in held[: len(integers)]] == integers
     codes = ["I4x", "I4x", "f4x", "?7x"]
     rest = [struct.unpack(code, each)[0] for code, each in zip(codes, held[-4:], strict=True)]
     assert rest == [3, 1, 0.5, True]
+
+
+def test_arrays_that_count_from_a_base_lie_where_it_does(driver):
+    given = array(pointer=256, base=1), 5, array(base=0, pointer=0)
+    driver.numbers = 7 + 1 + 7
+    again = launch(Kernel(), given)
+    for origins in [(4096, 8192), (4096, 1 << 40), (0, 0)]:
+        again.make(STREAM, origins)
+        held = [struct.unpack("q", each)[0] for each in driver.launches[-1][-1]]
+        assert [held[4], held[12]] == [256 + origins[1], origins[0]]
+        assert held[7] == 5
 
 
 def test_a_thread_without_a_context_gets_numbas(driver, monkeypatch):
@@ -140,35 +148,30 @@ def test_a_thread_without_a_context_gets_numbas(driver, monkeypatch):
 
 
 def test_a_launch_that_fails_raises(driver):
-    from numba_roialign._cuda.launches import configured
-
     driver.error = 719
     with pytest.raises(RuntimeError, match="719"):
-        configured(Kernel(), 1, 1, STREAM)(*arguments())
+        launch(Kernel(), arguments(), 1, 1).make(STREAM)
 
 
-def test_numba_launches_what_hides_its_handle(driver):
-    from numba_roialign._cuda.launches import configured
+def test_numba_launches_what_hides_its_handle(driver, monkeypatch):
+    from numba_roialign._cuda import launches
 
-    kernel, given = Kernel(), arguments()
+    monkeypatch.setattr(launches, "as_numba", lambda array: array.pointer)  # which needs a device
+    kernel, given = Kernel(), arguments(base=1)
     del kernel.overloads
-    configured(kernel, (2, 3), 4, STREAM)(*given)
-    assert kernel.launches == [(((2, 3), 4, STREAM), given)]
+    launch(kernel, given).make(STREAM, (0, 512))
+    first, second, *numbers = given
+    places = first.pointer + 512, second.pointer
+    assert kernel.launches == [(((2, 3), 4, STREAM), (*places, *numbers))]
     assert not driver.launches
-
-
-def kinds_of(argument):
-    from numba_roialign._cuda.launches import read
-
-    kinds = []
-    read(argument, kinds, [], [])
-    return kinds
 
 
 def test_kinds_tell_apart_what_numba_types_apart():
     """Every pair of arguments that Numba gives two types has two kinds."""
     from numba.cuda.typing.typeof import Purpose, typeof
 
+    from numba_roialign._cuda.arrays import of_its_type
+    from numba_roialign._cuda.launches import Layout, mapped
     from numba_roialign._geometry import Sampling
     from numba_roialign._kernels import Strides
     from numba_roialign.conventions import TORCHVISION
@@ -177,7 +180,11 @@ def test_kinds_tell_apart_what_numba_types_apart():
     samplings = [Sampling(1, 2, 3, 4, 5, f, f, 0, 0, 9) for f in (f32, f64)]
     values = [5, True, f32, f64, np.uint32(5), *samplings, TORCHVISION, Strides(1, 2, 3, 4)]
     values += [Strides(1, 2, np.uint32(3), np.uint32(4)), (1, 2), (1, 2, 3, 4)]
-    for one in values:
-        for other in values:
-            same_type = typeof(one, Purpose.argument) == typeof(other, Purpose.argument)
-            assert same_type == (kinds_of(one) == kinds_of(other)), (one, other)
+    values += [array(dtype) for dtype in ("float32", "float16", "bfloat16", "int16", "float64")]
+    values += [array(shape=(2, 3)), array(shape=(1, 3), strides=(99, 4))]
+    values += [array(shape=(2, 3), strides=strides) for strides in [(16, 4), (4, 8), (0, 4)]]
+    types = [typeof(mapped(of_its_type, value), Purpose.argument) for value in values]
+    kinds = [Layout(value).kinds for value in values]
+    for type_, kind in zip(types, kinds, strict=True):
+        for other_type, other_kind in zip(types, kinds, strict=True):
+            assert (type_ == other_type) == (kind == other_kind), (kind, other_kind)

@@ -385,6 +385,36 @@ def test_host_layouts_of_out(target, rng, layout):
     assert_array_equal(out, expected)
 
 
+class Foreign:
+    """An array on a device as another library has it. Where it is refused nobody reads it."""
+
+    def __init__(self, array):
+        self.shape, self.dtype, self.array = array.shape, array.dtype, array
+        self.__cuda_array_interface__ = array.__array_interface__
+
+
+BROADCAST = {"broadcast": lambda values: np.broadcast_to(values[:1], values.shape)}
+REFUSED = {
+    "features": ["reversed", "misaligned", "big-endian"],
+    "rois": ["misaligned", "big-endian"],
+    "out": ["reversed", "misaligned", "big-endian", "broadcast"],
+}
+
+
+@pytest.mark.only("cuda")
+@pytest.mark.parametrize(
+    ("argument", "layout"),
+    [(argument, layout) for argument, layouts in REFUSED.items() for layout in layouts],
+)
+def test_what_a_device_does_not_read_or_write_in_place(target, rng, argument, layout):
+    features, rois = random_case(rng, target)
+    arrays = {"features": features, "rois": rois, "out": roi_align(features, rois, (2, 2))}
+    given = {name: target.array(array) for name, array in arrays.items()}
+    given[argument] = Foreign((HOST_LAYOUTS | BROADCAST)[layout](arrays[argument]))
+    with pytest.raises(ValueError, match=r"CUDA device|share memory"):
+        roi_align(**given, output_size=2)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("sampling", [-1, 2])
 def test_non_finite_features_stay_in_the_bins_that_lean_on_them(target, rng, value, sampling):

@@ -253,6 +253,21 @@ def test_examples():
     assert not failed
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64"])
+def test_what_kernels_are_told_of_a_tensor(dtype):
+    """A device's family looks at tensors as it would there: it reads none of their numbers."""
+    from numba_roialign._families import TorchCUDA
+
+    tensor = torch.zeros(2, 3, 4, 6).to(getattr(torch, dtype))[:, 1:, :, ::2].transpose(1, 3)
+    array, size = TorchCUDA.array(tensor), tensor.element_size()
+    assert array.pointer == tensor.data_ptr()
+    assert array.look == ((2, 3, 4, 2), (72 * size, 2 * size, 6 * size, 24 * size), dtype, size)
+    assert array.owner is tensor
+    boxes = TorchCUDA.boxes(tensor)
+    assert boxes.dtype == ("float32" if dtype == "bfloat16" else dtype)
+    assert (boxes.owner is tensor) == (dtype != "bfloat16")
+
+
 def test_the_package_does_not_import_torch():
     script = "import sys, numba_roialign, numba_roialign.onnx; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

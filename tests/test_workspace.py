@@ -97,19 +97,46 @@ def test_other_sizes_in_one_workspace(target, rng):
 
 
 @pytest.mark.only("cuda")
+def test_a_plan_serves_all_arrays_that_look_alike(target, rng):
+    """Of four calls the last three are made by the plan of the first, each on arrays elsewhere."""
+    from numba_roialign._cuda.plans import plan_of
+
+    shape, given, plan_of_before = (2, 3, 7, 9), [], plan_of.cache_info()
+    for _ in range(4):
+        features, rois = random_features(rng, shape), random_rois(rng, 3, shape)
+        given.append((target.array(features), target.array(rois)))  # they stay, so none lies alike
+        expected = roi_align(features, rois, 2, 0.75)
+        found = roi_align(*given[-1], 2, 0.75)
+        np.testing.assert_allclose(target.numpy(found), expected, atol=1e-5)
+    assert plan_of.cache_info().hits - plan_of_before.hits == 3
+
+
+@pytest.mark.only("cuda")
+def test_a_call_too_long_for_a_plan(target, rng, monkeypatch):
+    from numba_roialign._cuda import plans
+
+    for name, (call, _) in operations(rng, target).items():
+        expected = target.numpy(call())
+        with monkeypatch.context() as patch:
+            patch.setattr(plans, "MOST_LAUNCHES", 1)
+            plans.plan_of.cache_clear()
+            assert_array_equal(target.numpy(call()), expected, err_msg=name)
+            assert not plans.plan_of.cache_info().hits
+        plans.plan_of.cache_clear()
+
+
+@pytest.mark.only("cuda")
 def test_the_number_of_launches(target, rng, monkeypatch):
     """Each costs the host some 10 us: a table and a pooling are two, whatever the sizes."""
-    from numba_roialign._cuda import average, gradient, launches
+    from numba_roialign._cuda.launches import Launch
 
-    launched = []
+    launched, make = [], Launch.make
 
-    def counted(kernel, *arguments):
-        launched.append(kernel)
-        return configured(kernel, *arguments)
+    def counted(launch, *arguments):
+        launched.append(launch)
+        return make(launch, *arguments)
 
-    configured = launches.configured
-    for module in (average, gradient, launches):
-        monkeypatch.setattr(module, "configured", counted)
+    monkeypatch.setattr(Launch, "make", counted)
     counts = {}
     for name, (call, _) in operations(rng, target).items():
         launched.clear()

@@ -19,7 +19,7 @@ SLOPE_BYTES = 16 << 20
 def stack_boxes(boxes, queue=None):
     """Return per-image boxes as one array, an image index before each box."""
     images = np.repeat(np.arange(len(boxes)), [len(box) for box in boxes])
-    rois = np.empty((len(images), 5), stacked_dtype(boxes))
+    rois = np.empty((len(images), 5), stacked_dtype(box.dtype for box in boxes))
     rois[:, 0], rois[:, 1:] = images, np.concatenate(boxes)
     return rois
 
@@ -29,7 +29,7 @@ def join_boxes(images, boxes, queue=None):
     return np.column_stack([images, boxes])
 
 
-def clear(array, dtype=None, queue=None):
+def clear(array, queue=None):
     """Set an array to zero."""
     array[...] = 0
 

@@ -320,7 +320,7 @@ class Average:
 
     def fill(self, start):
         """Fill the table with the batch that begins with RoI `start`."""
-        over(schedule_bins, self.count(start) * self.bins, self.queue.stream)(
+        over(schedule_bins, self.count(start) * self.bins, self.queue)(
             self.rois, start, self.sampling, self.convention, self.y_slots, self.table, self.zero
         )
 
@@ -341,7 +341,7 @@ class Average:
         most = self.sampling.output_height * channels
         columns = min(-(-BLOCKS // self.count(start)), most, MOST_BLOCKS)
         blocks = self.count(start), columns
-        return configured(schedule_lines, blocks, THREADS, self.queue.stream)
+        return configured(schedule_lines, blocks, THREADS, self.queue)
 
     def by_channels(self, start, channels):
         """Return what launches the kernel for channels side by side."""
@@ -351,7 +351,7 @@ class Average:
         most = -(-self.sampling.output_height * self.sampling.output_width // along)
         columns = min(max(1, BLOCKS // (self.count(start) * deep)), most, MOST_BLOCKS)
         blocks = self.count(start), columns, deep
-        return configured(schedule_channels, blocks, (across, along), self.queue.stream)
+        return configured(schedule_channels, blocks, (across, along), self.queue)
 
 
 def narrowed(strides):

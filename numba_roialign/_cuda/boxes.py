@@ -6,7 +6,7 @@ import numpy as np
 from numba import cuda
 
 from .._flat import stacked_dtype
-from .arrays import as_numba, fetch
+from .arrays import as_numba, dtype_of, fetch
 from .launches import over
 
 
@@ -20,16 +20,15 @@ def copy_boxes(boxes, image, rois, first):
 
 
 def stack_boxes(boxes, queue):
-    """Return per-image boxes as one device array, an image index before each box."""
-    boxes = [as_numba(box) for box in boxes]
+    """Return per-image boxes as one array of Numba's, an image index before each box."""
     count = sum(box.shape[0] for box in boxes)
-    rois = queue.empty((count, 5), stacked_dtype(boxes))
+    rois = queue.empty((count, 5), stacked_dtype(dtype_of(box.dtype) for box in boxes))
     first = 0
     for image, box in enumerate(boxes):
         if box.shape[0]:
-            over(copy_boxes, box.shape[0], queue.stream)(box, image, rois, first)
+            over(copy_boxes, box.shape[0], queue)(box, image, rois, first)
         first += box.shape[0]
-    return rois
+    return as_numba(rois)
 
 
 @cuda.jit
@@ -42,12 +41,12 @@ def copy_indexed_boxes(images, boxes, rois):
 
 
 def join_boxes(images, boxes, queue):
-    """Return boxes and the image of each as one device array."""
-    images, boxes = as_numba(images), as_numba(boxes)
-    rois = queue.empty((boxes.shape[0], 5), np.result_type(np.float32, boxes.dtype))
+    """Return boxes and the image of each as one array of Numba's."""
+    dtype = np.result_type(np.float32, dtype_of(boxes.dtype))
+    rois = queue.empty((boxes.shape[0], 5), dtype)
     if boxes.shape[0]:
-        over(copy_indexed_boxes, boxes.shape[0], queue.stream)(images, boxes, rois)
-    return rois
+        over(copy_indexed_boxes, boxes.shape[0], queue)(images, boxes, rois)
+    return as_numba(rois)
 
 
 @cuda.jit
@@ -60,5 +59,5 @@ def copy_row(rois, n, row):
 def row_of(rois, n, queue):
     """Return the values of one row of rois on the host."""
     row = queue.empty(5, np.float64)
-    over(copy_row, 1, queue.stream)(rois, n, row)
+    over(copy_row, 1, queue)(rois, n, row)
     return fetch(row, queue.stream).tolist()

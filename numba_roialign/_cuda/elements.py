@@ -29,6 +29,13 @@ def index_of(element, channels, height, width):
 
 
 @cuda.jit
+def schedule_images(rois, sampling, convention, images, zero):
+    """Write the image of each RoI, or -1 where it cannot be pooled, a thread per RoI."""
+    for n in range(cuda.grid(1), rois.shape[0], cuda.gridsize(1)):
+        images[n], _, _ = locate(rois, n, sampling, convention, zero)
+
+
+@cuda.jit
 def schedule_taps(rois, start, sampling, convention, images, y_taps, x_taps, zero):
     """Fill the tables of a batch with taps, a thread per axis of a RoI."""
     count = min(images.shape[0], rois.shape[0] - start)
@@ -129,9 +136,10 @@ def schedule_maxima(
 
 
 @cuda.jit
-def schedule_dots(slopes, slope_strides, grad, strides, start, sampling, zero, dots, channels):
+def schedule_dots(slopes, slope_strides, grad, strides, start, sampling, zero, dots, shape):
     """Sum slopes times gradients over the bins of a channel of a RoI, a thread for each."""
-    for element in range(cuda.grid(1), dots.shape[0], cuda.gridsize(1)):
+    rois, channels = shape
+    for element in range(cuda.grid(1), rois * channels, cuda.gridsize(1)):
         n, c = element // channels, element % channels
         total = zero
         for ph in range(sampling.output_height):

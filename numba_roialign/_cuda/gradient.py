@@ -177,13 +177,13 @@ class Tiles:
     """The lists of the tiles of a map."""
 
     def __init__(self, sampling, rows, queue):
-        self.sampling, self.count, self.stream = sampling, tiles_of(sampling), queue.stream
+        self.sampling, self.count, self.queue = sampling, tiles_of(sampling), queue
         self.lists = queue.empty((self.count, rows), np.int32)
         self.counts = queue.empty(self.count, np.int32)
 
     def fill(self, images, spans, count):
         """List the first `count` RoIs of a batch."""
-        configured(schedule_tiles, self.count, LISTERS, self.stream)(
+        configured(schedule_tiles, self.count, LISTERS, self.queue)(
             images, spans, count, self.sampling, self.lists, self.counts
         )
 
@@ -191,7 +191,7 @@ class Tiles:
         """Return what launches a kernel, a block for a tile and `own` channels of each thread."""
         across = self.across(channels, side_by_side)
         blocks = self.count, min(-(-channels // (across * own)), MOST_BLOCKS)
-        return configured(kernel, blocks, (across, THREADS // across), self.stream)
+        return configured(kernel, blocks, (across, THREADS // across), self.queue)
 
     def across(self, channels, side_by_side):
         """Return how many threads of a block take neighbouring channels; others, pixels."""

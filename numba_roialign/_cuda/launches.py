@@ -1,7 +1,7 @@
 """How kernels are launched: compiled for the kinds of their arguments, which are laid out here.
 
 Numba looks at each argument of a launch anew, which takes 130 us for the arrays and numbers of a
-kernel of ours. What their kinds decide is found once and kept; a launch fills in the numbers.
+kernel of ours. What their kinds decide is found once and kept.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-import threading
 import warnings
-import weakref
 
 import numpy as np
 from numba import config, cuda
 
-from .arrays import Span
+from .._flat import DeviceArray
+from .arrays import POINTER, as_numba, kind_of, numbers_of, of_its_type
 
 if not config.ENABLE_CUDASIM:
     from cuda.bindings import driver
@@ -28,92 +27,115 @@ MOST_BLOCKS = 65535  # blocks along the second and the third axis
 # How a number of a type is laid out, in eight bytes.
 CODES = {bool: "?7x", int: "q", np.uint32: "I4x", np.float32: "f4x", float: "d", np.float64: "d"}
 
-_descriptions: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # of Numba's arrays
 _compiled: dict = {}
 
 
-def described(array):
-    """Return what decides the type of an array, and the numbers that a kernel gets for it."""
-    if isinstance(array, Span):
-        numbers = 0, 0, array.count, array.itemsize, array.pointer, array.count, array.itemsize
-        return (array.dtype, 1, "C"), numbers
-    description = _descriptions.get(array)
-    if description is None:
-        kind = array.dtype.name, array.ndim, array._numba_type_.layout
-        pointer = array.device_ctypes_pointer.value or 0
-        # No reference counts, as it has no owner; its elements, and where they are.
-        head = 0, 0, array.size, array.dtype.itemsize, pointer
-        description = _descriptions[array] = kind, (*head, *array.shape, *array.strides)
-    return description
+class Layout:
+    """What a launch's arguments are to the driver: eight bytes for each number."""
+
+    def __init__(self, arguments):
+        self.kinds, self.codes, self.values = [], "<", []
+        self.places = []  # of addresses that count from a base: which number, and which base
+        self.add(arguments)
+
+    def add(self, argument):
+        kind = type(argument)
+        if kind in CODES:
+            self.kinds.append(kind)
+            self.codes += CODES[kind]
+            self.values.append(argument)
+        elif kind is DeviceArray:
+            if argument.base is not None:
+                self.places.append((len(self.values) + POINTER, argument.base, argument.pointer))
+            numbers = numbers_of(argument)
+            self.kinds.append(kind_of(argument))
+            self.codes += "q" * len(numbers)
+            self.values += numbers
+        else:
+            self.kinds += kind, len(argument)
+            for item in argument:
+                self.add(item)
 
 
-def read(argument, kinds, codes, values):
-    """Add to three lists the kinds that decide an argument's type, its layout and its numbers."""
-    kind = type(argument)
-    if kind in CODES:
-        kinds.append(kind)
-        codes.append(CODES[kind])
-        values.append(argument)
-    elif isinstance(argument, tuple):
-        kinds += kind, len(argument)
-        for item in argument:
-            read(item, kinds, codes, values)
-    else:
-        kind, numbers = described(argument)
-        kinds.append(kind)
-        codes.append("q" * len(numbers))
-        values += numbers
+def mapped(function, argument):
+    """Return an argument of a launch with what a function makes of each array in it."""
+    if isinstance(argument, DeviceArray):
+        return function(argument)
+    if not isinstance(argument, tuple):
+        return argument
+    items = [mapped(function, item) for item in argument]
+    return argument._make(items) if hasattr(argument, "_make") else tuple(items)
 
 
-def as_given(argument):
-    """Return an argument as Numba takes it."""
-    return argument.as_numba() if isinstance(argument, Span) else argument
+def compiled(kernel, arguments, kinds):
+    """Return a kernel compiled for such arguments, and the driver's handle of it.
 
-
-class Compiled:
-    """A kernel compiled for arguments of some kinds, and memory that holds them at a launch."""
-
-    def __init__(self, kernel, arguments, codes):
-        self.kernel = kernel.specialize(*map(as_given, arguments))
-        self.function = function_of(self.kernel)
-        self.layout = struct.Struct("<" + "".join(codes))
-        self.memory = ctypes.create_string_buffer(self.layout.size)
-        start = ctypes.addressof(self.memory)
-        places = range(start, start + self.layout.size, 8)
-        self.pointers = (ctypes.c_void_p * len(places))(*places)
-        self.lock = threading.Lock()  # a launch copies the arguments before it returns
-
-    def launch(self, blocks, threads, stream, arguments, values):
-        if self.function is None:
-            with warnings.catch_warnings():
-                # Numba warns of small grids; a call on a few boxes is one and cannot help it.
-                warnings.filterwarnings("ignore", message="Grid size")
-                configured = self.kernel[blocks, threads, stream]
-            configured(*map(as_given, arguments))
-            return
-        with self.lock:
-            self.layout.pack_into(self.memory, 0, *values)
-            (error,) = driver.cuLaunchKernel(
-                self.function, *three(blocks), *three(threads), 0, int(stream.handle),
-                ctypes.addressof(self.pointers), 0,
-            )  # fmt: skip
-        if int(error):
-            raise RuntimeError(f"the driver did not launch a kernel: {error!r}")
-
-
-def function_of(kernel):
-    """Return the driver's handle of a specialised kernel; None where Numba keeps it elsewhere."""
-    try:
-        (overload,) = kernel.overloads.values()
-        return int(overload._codelibrary.get_cufunc().handle)
-    except AttributeError:
-        return None
+    The handle is None where Numba keeps it elsewhere, or has no driver.
+    """
+    if config.ENABLE_CUDASIM:  # it has no types
+        return kernel, None
+    key = kernel, current_device(), tuple(kinds)
+    if key not in _compiled:
+        own = kernel.specialize(*mapped(of_its_type, arguments))
+        try:
+            (overload,) = own.overloads.values()
+            handle = int(overload._codelibrary.get_cufunc().handle)
+        except AttributeError:
+            handle = None
+        _compiled[key] = own, handle
+    return _compiled[key]
 
 
 def current_device():
     """Return the number of the current device, whose context is made where a thread has none."""
+    if config.ENABLE_CUDASIM:
+        return 0
     error, device = driver.cuCtxGetDevice()
     return cuda.get_current_device().id if int(error) else int(device)
+
+
+class Launch:
+    """A launch of a kernel, to be made once or again."""
+
+    def __init__(self, kernel, blocks, threads, arguments):
+        layout = Layout(arguments)
+        self.kernel, self.handle = compiled(kernel, arguments, layout.kinds)
+        self.blocks, self.threads, self.arguments = blocks, threads, arguments
+        self.places, self.origins = layout.places, None
+        if self.handle is not None:
+            count = len(layout.values)
+            self.numbers = (ctypes.c_int64 * count)()
+            struct.pack_into(layout.codes, self.numbers, 0, *layout.values)
+            start = ctypes.addressof(self.numbers)
+            self.pointers = (ctypes.c_void_p * count)(*range(start, start + 8 * count, 8))
+            self.sizes = *three(blocks), *three(threads), 0
+
+    def make(self, stream, origins=()):
+        """Launch the kernel; `origins` are the addresses of the bases that arrays count from.
+
+        One thread at a time, for the arguments are in one place.
+        """
+        if self.handle is None:
+            return self.make_by_numba(stream, origins)
+        if origins != self.origins:
+            for place, base, offset in self.places:
+                self.numbers[place] = origins[base] + offset
+            self.origins = origins
+        (error,) = driver.cuLaunchKernel(  # which has copied the arguments when it returns
+            self.handle, *self.sizes, int(stream.handle), ctypes.addressof(self.pointers), 0
+        )
+        if int(error):
+            raise RuntimeError(f"the driver did not launch a kernel: {error!r}")
+
+    def make_by_numba(self, stream, origins):
+        def placed(array):
+            return as_numba(array if array.base is None else array.moved(origins[array.base]))
+
+        with warnings.catch_warnings():
+            # Numba warns of small grids; a call on a few boxes is one and cannot help it.
+            warnings.filterwarnings("ignore", message="Grid size")
+            configured = self.kernel[self.blocks, self.threads, stream]
+        configured(*mapped(placed, self.arguments))
 
 
 def three(sizes):
@@ -122,26 +144,13 @@ def three(sizes):
     return sizes + (1,) * (3 - len(sizes))
 
 
-def launch(kernel, blocks, threads, stream, *arguments):
-    """Launch a kernel."""
-    if config.ENABLE_CUDASIM:  # it has no types
-        kernel[blocks, threads, stream](*arguments)
-        return
-    kinds, codes, values = [], [], []
-    read(arguments, kinds, codes, values)
-    key = kernel, current_device(), tuple(kinds)
-    if key not in _compiled:
-        _compiled[key] = Compiled(kernel, arguments, codes)
-    _compiled[key].launch(blocks, threads, stream, arguments, values)
+def configured(kernel, blocks, threads, queue):
+    """Return a function of a kernel's arguments that launches it on a queue."""
+    return functools.partial(queue.launch, kernel, blocks, threads)
 
 
-def configured(kernel, blocks, threads, stream):
-    """Return a function of a kernel's arguments that launches it."""
-    return functools.partial(launch, kernel, blocks, threads, stream)
-
-
-def over(kernel, work, stream):
+def over(kernel, work, queue):
     """Return a function that launches a kernel with a thread for each work item, up to a bound."""
     return configured(
-        kernel, -(-min(work, LARGEST_LAUNCH) // THREADS_PER_BLOCK), THREADS_PER_BLOCK, stream
+        kernel, -(-min(work, LARGEST_LAUNCH) // THREADS_PER_BLOCK), THREADS_PER_BLOCK, queue
     )

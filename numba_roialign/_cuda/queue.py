@@ -9,8 +9,9 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 from numba import config, cuda
 
+from .._flat import DeviceArray, c_strides
 from .._workspace import Workspace
-from .arrays import typed
+from .launches import Launch, current_device
 
 
 def handle_of(stream) -> int:
@@ -42,23 +43,32 @@ def numba_stream(handle):
 class Queue:
     """A stream to launch on, and memory of its device that lasts as long as the launches need."""
 
-    def __init__(self, handle, allocate, workspace=None):
-        self.stream = numba_stream(handle)
+    def __init__(self, stream, allocate, workspace=None):
+        self.stream = stream
         self.allocate = allocate  # returns an array of so many bytes
         self.workspace = workspace
 
     def empty(self, shape, dtype):
         """Return a device array for use on the stream."""
         shape, dtype = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype)
-        size = max(1, math.prod(shape) * dtype.itemsize)
-        if self.workspace is not None:
-            return self.workspace._empty(shape, dtype, size, self.allocate, typed)
-        return typed(self.allocate(size), shape, dtype)
+        memory = self.bytes(math.prod(shape) * dtype.itemsize)
+        strides = c_strides(shape, dtype.itemsize)
+        return DeviceArray(memory.pointer, shape, strides, dtype.name, dtype.itemsize, memory)
+
+    def bytes(self, size):
+        """Return memory for use on the stream."""
+        size = max(1, size)
+        if self.workspace is None:
+            return self.allocate(size)
+        return self.workspace._bytes(size, self.allocate)
+
+    def launch(self, kernel, blocks, threads, *arguments):
+        Launch(kernel, blocks, threads, arguments).make(self.stream)
 
 
 def on_device(number):
     """Return a context in which Numba launches on a device; None is the current one."""
-    if number is None or number == cuda.get_current_device().id:
+    if number is None or number == current_device():
         return nullcontext()
     return cuda.gpus[number]
 
@@ -74,5 +84,9 @@ def queue_for(family, x, stream, workspace):
     handle = family.stream(x) if stream is None else handle_of(stream)
     given = None if stream is None else handle
     serving = workspace._serving() if workspace else nullcontext()
+
+    def allocate(size):
+        return family.array(family.empty((size,), x, "uint8"))
+
     with on_device(family.device(x)), family.allocating(x, given), serving:
-        yield Queue(handle, lambda size: family.empty((size,), x, "uint8"), workspace)
+        yield Queue(numba_stream(handle), allocate, workspace)
