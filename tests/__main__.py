@@ -25,6 +25,10 @@ LANES = {
         {"NUMBA_ENABLE_CUDASIM": "1"},
         ["--target", "cuda", *APART, *TWO],
     ),
+    "compiled": (
+        {"NUMBA_ROIALIGN_COMPILED": "1", "LLVMLITE_ENABLE_IR_LAYER_TYPED_POINTERS": "0"},
+        ["--target", "cuda", *APART, *TWO],
+    ),
     "checked": ({"NUMBA_BOUNDSCHECK": "1"}, ["--target", "cpu", "tests/test_hostile.py", *TWO]),
     "ptx": ({"NUMBA_ROIALIGN_REQUIRE_PTX": "1"}, ["tests/test_ptx.py", *TWO]),
     "torch": ({"NUMBA_ROIALIGN_REQUIRE_TORCH": "1"}, ["--target", "cpu", "tests/test_torch.py"]),

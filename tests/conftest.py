@@ -18,9 +18,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from numpy.testing import assert_allclose
 
+from .guarded import guarded
+
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 HALF_ULP = {np.dtype(np.float16): 2.0**-11, BFLOAT16: 2.0**-8}
 SIMULATOR = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+COMPILED = bool(os.environ.get("NUMBA_ROIALIGN_COMPILED"))  # see `compiled`
 
 
 class Target:
@@ -56,6 +59,14 @@ class Cpu(Target):
     small = False
     rounds_positions = False
 
+    def memories(self, fill):
+        """Return contexts of memory: a byte stands in new memory, or another; see `guarded`."""
+        return [
+            guarded(0x00, at_end=True),
+            guarded(fill, at_end=False),
+            guarded(fill, threaded=True),
+        ]
+
     def array(self, values):
         return np.asarray(values)
 
@@ -73,7 +84,7 @@ class Cuda(Target):
     small = SIMULATOR  # the simulator runs one Python thread per CUDA thread
 
     def __init__(self):
-        if SIMULATOR:
+        if SIMULATOR or COMPILED:
             from numba_roialign._cuda import average, gradient, launches
 
             # So that small arrays take several blocks, parts, rounds and tiles.
@@ -82,6 +93,9 @@ class Cuda(Target):
             gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 4
             gradient.THREADS, gradient.BLOCKS = 4, 1
             gradient.SUM_NUMBERS, gradient.LISTERS = 8, 2
+
+    def memories(self, fill):
+        return [contextlib.nullcontext()]
 
     def array(self, values):
         from numba import cuda
@@ -97,6 +111,10 @@ class Cuda(Target):
             return result.copy_to_host()
         return result.view(np.int16).copy_to_host().view(BFLOAT16)
 
+    def launch(self, kernel, blocks, threads, *arguments):
+        """Launch a kernel of the test's own."""
+        kernel[blocks, threads](*arguments)
+
     def permute(self, values, axes):
         if SIMULATOR:
             return values.transpose(axes)
@@ -104,6 +122,37 @@ class Cuda(Target):
 
         # device arrays transpose two axes only
         return cuda.as_cuda_array(Permuted(values, axes))
+
+
+class Compiled(Cuda):
+    """The CUDA target, with compiled kernels on this machine's processor."""
+
+    def __init__(self):
+        super().__init__()
+        from . import compiled
+
+        compiled.install()
+        self.compiled = compiled
+
+    def memories(self, fill):
+        return [
+            self.compiled.guarded(fill),
+            self.compiled.guarded(0x00, at_once=True),
+            self.compiled.guarded(fill, at_end=False, at_once=True),
+        ]
+
+    def array(self, values):
+        return self.compiled.Array.of(values)
+
+    def launch(self, kernel, blocks, threads, *arguments):
+        self.compiled.launch(kernel, blocks, threads, *arguments)
+
+    def numpy(self, result):
+        assert type(result) is type(self.array(np.zeros(1)))
+        return result.copy_to_host()
+
+    def permute(self, values, axes):
+        return values.transpose(axes)
 
 
 class Permuted:
@@ -116,7 +165,7 @@ class Permuted:
         }
 
 
-TARGETS = {"cpu": Cpu, "cuda": Cuda}
+TARGETS = {"cpu": Cpu, "cuda": Compiled if COMPILED else Cuda}
 CHOSEN = pytest.StashKey()
 
 
@@ -124,6 +173,8 @@ def cuda_problem():
     """Why the CUDA target cannot start, or an empty string."""
     if importlib.util.find_spec("numba_cuda") is None:
         return "the package numba-cuda is not installed (extras cuda12, cuda13)"
+    if COMPILED:
+        return ""
     try:
         from numba import cuda
 

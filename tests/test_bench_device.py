@@ -18,7 +18,7 @@ from bench.device import Step, attempt
 from bench.implementations import Spec, Unsupported
 from bench.workloads import Workload
 
-from .conftest import cuda_problem
+from .conftest import COMPILED, cuda_problem
 
 pytestmark = pytest.mark.only("cpu")
 
@@ -245,6 +245,7 @@ def test_the_first_library_that_sees_a_device_is_taken(monkeypatch):
 
 
 @pytest.mark.only("cuda")
+@pytest.mark.skipif(COMPILED, reason="needs a driver or the simulator")
 def test_a_copy_is_timed_with_numba_alone(monkeypatch):
     monkeypatch.setattr(cuda_arrays, "LIBRARIES", {"numba": cuda_arrays.Numba})
     assert cuda_arrays.copy_rate(megabytes=1, repeats=2) != 0  # the simulator counts backwards

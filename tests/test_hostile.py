@@ -4,14 +4,13 @@ Hypothesis draws arrays of every stride, dtype, byte order and alignment, boxes 
 a float can have, and arguments of every kind. On the CPU every array, the package's own too, lies
 between pages that nobody may touch, and a result is computed three times: where such a page begins
 with the byte after an array, where it ends with the byte before, and in threads; in memory that
-starts with other bytes (`guarded`). The lane ``checked`` compiles the kernels with Numba's bounds
-checks too.
+starts with other bytes (`guarded`). So it is with CUDA kernels in the lane ``compiled``. The lane
+``checked`` compiles the CPU's kernels with Numba's bounds checks too.
 
 ``python -m pytest --hypothesis-profile=fuzz tests/test_hostile.py`` draws 3000 of each.
 """
 
 import math
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -42,11 +41,6 @@ from .hostile import (
 # The simulator computes with NumPy's scalars, which tell of overflow.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 ODD = 0xA5  # a byte: numbers that consist of it are small in no dtype
-GUARDS = [
-    {"fill": 0x00, "at_end": True},
-    {"fill": ODD, "at_end": False},
-    {"fill": ODD, "threaded": True},
-]
 
 modes = st.sampled_from(["avg", "avg", "max", "corner_max"])
 validations = st.sampled_from([None, False, True])
@@ -58,12 +52,10 @@ def bits(array):
 
 def repeated(target, call):
     """Return the results of a call, which neither other bytes in new memory nor threads change."""
-    if target.name != "cpu":
-        return [target.numpy(result) for result in call()]
     results = []
-    for guards in GUARDS:
-        with guarded(**guards):
-            results.append(call())
+    for memory in target.memories(ODD):
+        with memory:
+            results.append([target.numpy(result) for result in call()])
     for first, *others in zip(*results, strict=True):
         for other in others:
             assert_array_equal(bits(first), bits(other))
@@ -98,8 +90,7 @@ def outcome(target, case, rois, validate, call):
     valid = [is_valid(case, roi) for roi in rois]
     if all(valid) or not (target.name == "cpu" if validate is None else validate):
         return repeated(target, call), valid
-    memory = guarded(ODD) if target.name == "cpu" else nullcontext()
-    with memory, pytest.raises(InvalidRoIError) as raised:
+    with target.memories(ODD)[-1], pytest.raises(InvalidRoIError) as raised:
         call()
     assert raised.value.row == valid.index(False)
     return None, valid

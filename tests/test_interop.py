@@ -9,11 +9,11 @@ from numpy.testing import assert_allclose
 
 from numba_roialign import InvalidRoIError, Workspace, roi_align, roi_align_backward
 
-from .conftest import SIMULATOR, cuda_problem, random_features, random_rois
+from .conftest import COMPILED, SIMULATOR, cuda_problem, random_features, random_rois
 
 pytestmark = [
     pytest.mark.only("cuda"),
-    pytest.mark.skipif(SIMULATOR or bool(cuda_problem()), reason="needs a CUDA device"),
+    pytest.mark.skipif(SIMULATOR or COMPILED or bool(cuda_problem()), reason="needs a CUDA device"),
 ]
 SHAPE = 2, 5, 11, 13
 

@@ -103,9 +103,11 @@ if find_spec("numba_cuda") is not None:
 @pytest.mark.filterwarnings("ignore:Grid size")  # which a device has more blocks for
 def test_a_cuda_kernel_that_pools_and_goes_on(target, rng):
     logits, rois = case(rng, np.float32)
-    masks = cuda.device_array((4, 3, 3), np.bool_)
-    half = np.float32(0.5)
-    masks_of[1, 32](target.array(logits), target.array(rois), half, np.float32(0.1), masks)
+    masks = target.array(np.zeros((4, 3, 3), np.bool_))
+    scale, threshold = np.float32(0.5), np.float32(0.1)
+    target.launch(
+        masks_of, 1, 32, target.array(logits), target.array(rois), scale, threshold, masks
+    )
     pooled = roi_align(logits[:, :1], rois, 3, 0.5, 2, True)[:, 0]
     assert not (np.abs(pooled - 0.1) < 1e-4).any(), "no value on the edge"
     np.testing.assert_array_equal(masks.copy_to_host(), pooled > 0.1)

@@ -14,7 +14,7 @@ from numba_roialign import (
     roi_align_box_backward,
 )
 
-from .conftest import SIMULATOR
+from .conftest import COMPILED, SIMULATOR
 
 FEATURES = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
 ROIS = np.array([[0, 0, 0, 4, 4]], np.float32)
@@ -92,17 +92,18 @@ def test_the_default_stream_of_numba_has_handle_0(target):
 @pytest.mark.only("cuda")
 @pytest.mark.parametrize("name", calls(np.asarray))
 def test_every_launch_goes_to_the_stream(target, name, monkeypatch):
-    """The simulator has one stream, so what is launched on is told by a name for it."""
+    """Without a device there is one stream, so what is launched on is told by a name for it."""
     from numba import cuda
 
     from numba_roialign._cuda import queue
 
     seen, expected = [], target.numpy(calls(target.array)[name]())
-    stream = cuda.default_stream() if SIMULATOR else cuda.stream()
-    handle = 77 if SIMULATOR else queue.handle_of(stream)
+    has_one = SIMULATOR or COMPILED
+    stream = queue.numba_stream(0) if has_one else cuda.stream()
+    handle = 77 if has_one else queue.handle_of(stream)
     monkeypatch.setattr(queue, "numba_stream", lambda found: seen.append(found) or stream)
     result = calls(target.array)[name](stream=handle)
-    cuda.synchronize()
+    stream.synchronize()
     np.testing.assert_array_equal(target.numpy(result), expected)
     assert set(seen) == {handle}
 
