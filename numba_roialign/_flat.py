@@ -7,6 +7,7 @@ maps are read where they lie.
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -83,6 +84,17 @@ class DeviceArray:
         shape = tuple(own["shape"])
         strides = own.get("strides") or c_strides(shape, itemsize)  # None means C order
         return cls(own["data"][0] or 0, shape, tuple(strides), dtype, itemsize, x)
+
+    @classmethod
+    def new(cls, pointer, shape, dtype, owner=None, base=None):
+        """Return an array in C order, of a dtype of NumPy's."""
+        shape, dtype = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype)
+        strides = c_strides(shape, dtype.itemsize)
+        return cls(pointer, shape, strides, dtype.name, dtype.itemsize, owner, base)
+
+    @property
+    def nbytes(self):
+        return math.prod(self.shape) * self.itemsize
 
     def flat(self, count):
         """Return numbers side by side, from the first on."""

@@ -1,18 +1,15 @@
 """The plan of a call: its launches, taken down once for all calls on arrays that look alike.
 
-To take them down takes the host some 500 us, to make them again 10. What differs between such calls
-is where their arrays lie, and their scratch, which is one block of memory.
+Taken down in 100 to 200 us, they are made again in 3 and what the driver takes. What differs between
+such calls is where their arrays lie, and their scratch, which is one block of memory.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import threading
 
-import numpy as np
-
-from .._flat import DeviceArray, c_strides
+from .._flat import DeviceArray
 from .launches import Launch, current_device
 
 # The work of more launches is longer than their making: it is not kept.
@@ -32,10 +29,9 @@ class Planner:
 
     def empty(self, shape, dtype):
         """Return a place in the scratch that there will be."""
-        shape, dtype = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype)
-        start, strides = self.size, c_strides(shape, dtype.itemsize)
-        self.size += -(-math.prod(shape) * dtype.itemsize // GRAIN) * GRAIN
-        return DeviceArray(start, shape, strides, dtype.name, dtype.itemsize, base=0)
+        array = DeviceArray.new(self.size, shape, dtype, base=0)
+        self.size += -(-array.nbytes // GRAIN) * GRAIN
+        return array
 
     def launch(self, kernel, blocks, threads, *arguments):
         if len(self.launches) == MOST_LAUNCHES:

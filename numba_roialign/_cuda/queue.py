@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from numba import config, cuda
 
-from .._flat import DeviceArray, c_strides
+from .._flat import DeviceArray
 from .._workspace import Workspace
 from .launches import Launch, current_device
 
@@ -50,10 +49,10 @@ class Queue:
 
     def empty(self, shape, dtype):
         """Return a device array for use on the stream."""
-        shape, dtype = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype)
-        memory = self.bytes(math.prod(shape) * dtype.itemsize)
-        strides = c_strides(shape, dtype.itemsize)
-        return DeviceArray(memory.pointer, shape, strides, dtype.name, dtype.itemsize, memory)
+        array = DeviceArray.new(0, shape, dtype)
+        array.owner = self.bytes(array.nbytes)
+        array.pointer = array.owner.pointer
+        return array
 
     def bytes(self, size):
         """Return memory for use on the stream."""
