@@ -125,7 +125,7 @@ class Driver:
         return (0,)
 
     def compiled(self, kernel, arguments, kinds):
-        """Return a kernel and a handle of it, as `launches.compiled`."""
+        """Return a handle of a kernel, as `launches.compiled`."""
         from numba.cuda.typing.typeof import Purpose, typeof
 
         given = launches.mapped(arrays.of_its_type, arguments)
@@ -135,7 +135,7 @@ class Driver:
             self.kernels.append(Kernel(ir_of(kernel.py_func, key[1:])))
         types = self.kernels[self.handles[key]].types
         assert launches.Layout(arguments).codes == "<" + "".join(map(CODES.get, types))
-        return kernel, self.handles[key]
+        return self.handles[key]
 
 
 class Array:

@@ -3,6 +3,10 @@
 These need a device and the library; elsewhere each says what is missing.
 """
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -149,6 +153,33 @@ def test_arrays_of_jax_through_their_protocol(target, case):
     assert hasattr(result, "__cuda_array_interface__")
     cuda.synchronize()
     assert_allclose(cuda.as_cuda_array(result).copy_to_host(), expected, atol=1e-5)
+
+
+SECOND_PROCESS = """
+import numpy as np
+from numba import cuda
+from numba_roialign import roi_align
+from numba_roialign._cuda.average import schedule_bins, schedule_lines
+
+features, rois = cuda.to_device(np.ones((1, 1, 4, 4), "f")), cuda.to_device(np.zeros((1, 5), "f"))
+print(roi_align(features, rois, 1).copy_to_host().item())
+for kernel in schedule_bins, schedule_lines:
+    print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
+"""
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", SECOND_PROCESS],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for _ in range(2)
+    ]
+    assert told == [["1.0", "0 1", "0 1"], ["1.0", "1 0", "1 0"]]
 
 
 def test_the_device_of_the_arrays_is_used_whichever_is_current(target, case):

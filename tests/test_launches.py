@@ -27,18 +27,11 @@ def array(dtype="float32", shape=(6,), strides=None, pointer=0x7F00_0000_1000, b
 
 
 class Kernel:
-    """Remembers what it was specialised for and, without the driver, launched with."""
-
-    handle = 7
+    """Remembers what it was compiled for and, without the driver, launched with."""
 
     def __init__(self):
-        self.specialisations, self.launches = 0, []
-        library = SimpleNamespace(get_cufunc=lambda: SimpleNamespace(handle=self.handle))
-        self.overloads = {(): SimpleNamespace(_codelibrary=library)}
-
-    def specialize(self, *arguments):
-        self.specialisations += 1
-        return self
+        self.compilations, self.launches = [], []
+        self._codelibrary = SimpleNamespace(get_cufunc=lambda: SimpleNamespace(handle=7))
 
     def __getitem__(self, configuration):
         warnings.warn("Grid size 6 will likely result in GPU under-utilization", stacklevel=1)
@@ -67,8 +60,13 @@ class Driver:
 def driver(monkeypatch):
     from numba_roialign._cuda import launches
 
+    def compile_kernel(kernel, arguments):
+        kernel.compilations.append(arguments)
+        return kernel
+
     driver = Driver()
     monkeypatch.setattr(launches, "driver", driver)
+    monkeypatch.setattr(launches, "compile_kernel", compile_kernel)
     monkeypatch.setattr(launches, "_compiled", {})
     return driver
 
@@ -94,7 +92,7 @@ def test_a_kernel_is_compiled_once_for_kinds_of_arguments(driver):
     kernel = Kernel()
     for _ in range(3):
         launch(kernel, arguments()).make(STREAM)
-    assert (kernel.specialisations, len(driver.launches)) == (1, 3)
+    assert (len(kernel.compilations), len(driver.launches)) == (1, 3)
     other = [
         arguments(dtype="float64"),
         arguments(strides=(16, 4)),
@@ -103,10 +101,10 @@ def test_a_kernel_is_compiled_once_for_kinds_of_arguments(driver):
     ]
     for number, each in enumerate(other, start=2):
         launch(kernel, each)
-        assert kernel.specialisations == number
+        assert len(kernel.compilations) == number
     driver.device = 1
     launch(kernel, arguments())
-    assert kernel.specialisations == len(other) + 2
+    assert len(kernel.compilations) == len(other) + 2
     assert not kernel.launches
 
 
@@ -158,7 +156,7 @@ def test_numba_launches_what_hides_its_handle(driver, monkeypatch):
 
     monkeypatch.setattr(launches, "as_numba", lambda array: array.pointer)  # which needs a device
     kernel, given = Kernel(), arguments(base=1)
-    del kernel.overloads
+    del kernel._codelibrary
     launch(kernel, given).make(STREAM, (0, 512))
     first, second, *numbers = given
     places = first.pointer + 512, second.pointer
@@ -188,3 +186,56 @@ def test_kinds_tell_apart_what_numba_types_apart():
     for type_, kind in zip(types, kinds, strict=True):
         for other_type, other_kind in zip(types, kinds, strict=True):
             assert (type_ == other_type) == (kind == other_kind), (kind, other_kind)
+
+
+class Saved:
+    """A compiled kernel, as far as the cache looks at it."""
+
+    codegen = SimpleNamespace(magic_tuple=lambda: ((13, 0), (9, 0)))
+
+    def __init__(self, **states):
+        self.states = states
+
+    def _reduce_states(self):
+        if not self.states:
+            raise RuntimeError("Cannot pickle CUDACodeLibrary with linking files")
+        return self.states
+
+
+def test_a_kernel_is_loaded_until_the_package_or_numba_cuda_changes(monkeypatch, tmp_path):
+    from numba import config
+    from numba.cuda.dispatcher import _Kernel
+
+    from numba_roialign._cuda import cache
+    from numba_roialign._cuda.average import schedule_bins
+
+    def load(sig):
+        return cache._PackageCache(schedule_bins.py_func)._load_overload(sig, context)
+
+    context = SimpleNamespace(codegen=lambda: Saved.codegen)
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(_Kernel, "_rebuild", lambda **states: states)
+    cache._PackageCache(schedule_bins.py_func).save_overload(("one",), Saved(name="kernel"))
+    cache._PackageCache(schedule_bins.py_func).save_overload(("halves",), Saved())
+    assert load(("one",)) == {"name": "kernel"}
+    assert load(("other",)) is None
+    assert load(("halves",)) is None, "what cannot be kept is compiled anew"
+    newer = SimpleNamespace(__version__="newer")
+    for name, value in [("package_stamp", lambda: "edited"), ("numba_cuda", newer)]:
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, name, value)
+            assert load(("one",)) is None
+
+
+def test_without_a_folder_kernels_compile_in_every_process(monkeypatch):
+    from numba_roialign._cuda import cache
+
+    def no_folder(function):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    kernel = SimpleNamespace(
+        py_func=None, _cache=None, typeof_pyval=type, compile=lambda types: ("compiled", types)
+    )
+    monkeypatch.setattr(cache._PackageCache, "__init__", lambda self, function: no_folder(function))
+    assert cache.compile_kernel(kernel, (1, 2.0)) == ("compiled", (int, float))
+    assert isinstance(kernel._cache, cache.NullCache)

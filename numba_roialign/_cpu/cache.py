@@ -1,30 +1,16 @@
 """An on-disk cache of compiled functions that is never stale.
 
-Numba stamps a cached function with the file it stands in, but its code holds that of every
-function it calls. Here the stamp is the source of the whole package, so that a change to any file
-compiles anew. The cache lies where Numba's own would: in ``NUMBA_CACHE_DIR``, beside the source, or
-in the user's cache folder.
+A change to any file of the package compiles anew. The cache lies where Numba's own would: in
+``NUMBA_CACHE_DIR``, beside the source, or in the user's cache folder.
 """
 
 from __future__ import annotations
-
-import functools
-import hashlib
-from pathlib import Path
 
 from numba import config, njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
 from numba.core.runtime.nrt import rtsys
 
-
-@functools.cache
-def package_stamp() -> str:
-    """Return a digest of every source file of the package."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+from .._stamp import package_stamp
 
 
 class _PackageCacheImpl(CompileResultCacheImpl):

@@ -20,6 +20,8 @@ from .arrays import POINTER, as_numba, kind_of, numbers_of, of_its_type
 if not config.ENABLE_CUDASIM:
     from cuda.bindings import driver
 
+    from .cache import compile_kernel
+
 THREADS_PER_BLOCK = 128
 LARGEST_LAUNCH = 1 << 20  # threads; a longer work list goes round in strides
 MOST_BLOCKS = 65535  # blocks along the second and the third axis
@@ -68,21 +70,19 @@ def mapped(function, argument):
 
 
 def compiled(kernel, arguments, kinds):
-    """Return a kernel compiled for such arguments, and the driver's handle of it.
+    """Return the driver's handle of a kernel compiled for such arguments.
 
-    The handle is None where Numba keeps it elsewhere, or has no driver.
+    It is None where Numba keeps it elsewhere, or has no driver.
     """
     if config.ENABLE_CUDASIM:  # it has no types
-        return kernel, None
+        return None
     key = kernel, current_device(), tuple(kinds)
     if key not in _compiled:
-        own = kernel.specialize(*mapped(of_its_type, arguments))
+        own = compile_kernel(kernel, mapped(of_its_type, arguments))
         try:
-            (overload,) = own.overloads.values()
-            handle = int(overload._codelibrary.get_cufunc().handle)
+            _compiled[key] = int(own._codelibrary.get_cufunc().handle)
         except AttributeError:
-            handle = None
-        _compiled[key] = own, handle
+            _compiled[key] = None
     return _compiled[key]
 
 
@@ -99,7 +99,7 @@ class Launch:
 
     def __init__(self, kernel, blocks, threads, arguments):
         layout = Layout(arguments)
-        self.kernel, self.handle = compiled(kernel, arguments, layout.kinds)
+        self.kernel, self.handle = kernel, compiled(kernel, arguments, layout.kinds)
         self.blocks, self.threads, self.arguments = blocks, threads, arguments
         self.places, self.origins = layout.places, None
         if self.handle is not None:
