@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class DeviceArray:
     __slots__ = "base", "dtype", "itemsize", "owner", "pointer", "shape", "strides"
 
     def __init__(self, pointer, shape, strides, dtype, itemsize, owner=None, base=None):
-        if pointer % itemsize:
+        if pointer % itemsize and 0 not in shape:
             raise ValueError(
                 "a misaligned array on a CUDA device cannot be read in place: pass a copy"
             )
@@ -71,19 +72,21 @@ class DeviceArray:
     @classmethod
     def of(cls, x, dtype):
         """Return what an array of another library says of its own memory."""
-        if not getattr(x.dtype, "isnative", True):
+        itemsize = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+        if hasattr(x, "gpu_data"):  # Numba's, whose interface takes 2 us
+            pointer, shape, strides = x.device_ctypes_pointer.value or 0, x.shape, x.strides
+            is_swapped = not x.dtype.isnative
+        else:
+            # The CUDA simulator's arrays have no interface: what they wrap has.
+            own = x._ary.__array_interface__ if hasattr(x, "_ary") else x.__cuda_array_interface__
+            pointer, shape = own["data"][0] or 0, tuple(own["shape"])
+            strides = tuple(own.get("strides") or c_strides(shape, itemsize))  # None: C order
+            is_swapped = own["typestr"].startswith(">" if sys.byteorder == "little" else "<")
+        if is_swapped:
             raise ValueError(
                 "a byte-swapped array on a CUDA device cannot be read in place: pass a copy"
             )
-        itemsize = x.dtype.itemsize
-        if hasattr(x, "gpu_data"):  # Numba's, whose interface takes 2 us
-            pointer = x.device_ctypes_pointer.value or 0
-            return cls(pointer, x.shape, x.strides, dtype, itemsize, x)
-        # The CUDA simulator's arrays have no interface: what they wrap has.
-        own = x._ary.__array_interface__ if hasattr(x, "_ary") else x.__cuda_array_interface__
-        shape = tuple(own["shape"])
-        strides = own.get("strides") or c_strides(shape, itemsize)  # None means C order
-        return cls(own["data"][0] or 0, shape, tuple(strides), dtype, itemsize, x)
+        return cls(pointer, shape, strides, dtype, itemsize, x)
 
     @classmethod
     def new(cls, pointer, shape, dtype, owner=None, base=None):

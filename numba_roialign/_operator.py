@@ -270,7 +270,7 @@ def roi_align_box_backward(
     target, rois_dtype = _dispatch.target_of(family), rois_family.dtype(rois)
     out_dtype = rois_dtype if rois_dtype in ("float32", "float64") else "float32"
     with _dispatch.queue_for(family, features, stream, workspace) as queue:
-        weights, source = family.array(grad), family.array(features)
+        weights, source = grad_family.array(grad), family.array(features)
         boxes = rois_family.boxes(rois)
         if out is None:
             out = family.empty((rois.shape[0], 5), features, out_dtype)

@@ -147,4 +147,4 @@ def joined(rois: AnyArray, batch_indices: AnyArray, stream: Any) -> Any:
         )
     with _dispatch.queue_for(family, rois, stream) as queue:
         target = _dispatch.target_of(family)
-        return target.join_boxes(family.boxes(images), family.boxes(rois), queue)
+        return target.join_boxes(index_family.boxes(images), family.boxes(rois), queue)

@@ -178,3 +178,18 @@ def test_bad_input(keywords, match):
     }
     with pytest.raises((TypeError, ValueError), match=match):
         roi_align_box_backward(**{**arguments, **keywords})
+
+
+@pytest.mark.only("cuda")
+def test_a_device_does_not_write_elements_that_share_memory(target, rng):
+    features, rois = random_case(rng, target)
+    grad = np.ones((len(rois), features.shape[1], 1, 1), np.float32)
+
+    class Shared:
+        shape, dtype = rois.shape, rois.dtype
+        __cuda_array_interface__ = np.broadcast_to(rois[:1], rois.shape).__array_interface__
+
+    with pytest.raises(ValueError, match="share memory"):
+        roi_align_box_backward(
+            target.array(grad), target.array(features), target.array(rois), out=Shared()
+        )

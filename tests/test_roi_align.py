@@ -13,6 +13,7 @@ from . import reference
 from .conftest import (
     BFLOAT16,
     HALF_ULP,
+    SIMULATOR,
     edge_of_grids,
     misaligned,
     random_case,
@@ -413,6 +414,26 @@ def test_what_a_device_does_not_read_or_write_in_place(target, rng, argument, la
     given[argument] = Foreign((HOST_LAYOUTS | BROADCAST)[layout](arrays[argument]))
     with pytest.raises(ValueError, match=r"CUDA device|share memory"):
         roi_align(**given, output_size=2)
+
+
+@pytest.mark.only("cuda")
+def test_arrays_that_only_an_interface_describes(target, rng):
+    features, rois = random_case(rng, target)
+    x, r = target.array(features), target.array(rois)
+    expected = target.numpy(roi_align(x, r, 2))
+    for dtype in (np.dtype(np.float32), np.float32, "float32"):
+        foreign = Foreign(features)
+        foreign.dtype, foreign.kept = dtype, x
+        foreign.__cuda_array_interface__ = interface_of(x)
+        assert_array_equal(target.numpy(roi_align(foreign, r, 2)), expected)
+    nothing = Foreign(rois[:0])
+    nothing.__cuda_array_interface__ = {**nothing.__cuda_array_interface__, "data": (1, False)}
+    assert roi_align(x, nothing, 2).shape == (0, *expected.shape[1:])
+
+
+def interface_of(array):
+    """Return how an array describes itself; the simulator's do not, but what they wrap does."""
+    return array._ary.__array_interface__ if SIMULATOR else array.__cuda_array_interface__
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

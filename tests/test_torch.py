@@ -9,6 +9,7 @@ import sys
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+import numba_roialign.onnx
 from numba_roialign import InvalidRoIError, roi_align_backward, roi_align_box_backward
 from numba_roialign import roi_align as numpy_roi_align
 
@@ -266,6 +267,20 @@ def test_what_kernels_are_told_of_a_tensor(dtype):
     boxes = TorchCUDA.boxes(tensor)
     assert boxes.dtype == ("float32" if dtype == "bfloat16" else dtype)
     assert (boxes.owner is tensor) == (dtype != "bfloat16")
+
+
+def test_arrays_of_several_families_in_one_call(rng):
+    """Each is read as its own family has it; the result is of the family of the features."""
+    features, rois = case(rng, torch.float32)
+    features, rois = features.detach(), rois.detach()
+    grad = torch.ones(len(rois), features.shape[1], 2, 2)
+    expected = roi_align_box_backward(grad, features, rois)
+    found = roi_align_box_backward(grad.numpy(), features, rois.numpy())
+    assert torch.equal(found, expected)
+    images, boxes = rois[:, 0].long(), rois[:, 1:].contiguous()
+    pooled = numba_roialign.onnx.roi_align(features, boxes, images)
+    assert torch.equal(numba_roialign.onnx.roi_align(features, boxes, images.numpy()), pooled)
+    assert torch.equal(numba_roialign.onnx.roi_align(features, boxes.numpy(), images), pooled)
 
 
 def test_the_package_does_not_import_torch():

@@ -78,13 +78,18 @@ def flat_view(array, layout):
     return array.flat(reach(array.shape, strides)), Strides(*in_order(layout, strides))
 
 
-def flat_result(array, layout):
-    """As `flat_view`, of an array that is written."""
+def check_result(array):
+    """Refuse an array to write to whose elements share memory."""
     if overlaps_itself(array.shape, array.strides, array.itemsize):
         raise ValueError(
             "elements of out share memory, so that they cannot be written "
             f"(shape {array.shape}, byte strides {array.strides})"
         )
+
+
+def flat_result(array, layout):
+    """As `flat_view`, of an array that is written."""
+    check_result(array)
     return flat_view(array, layout)
 
 

@@ -48,8 +48,8 @@ class Plan:
 
     def run(self, queue, arrays):
         """Make the launches for a call's arrays."""
-        scratch = queue.bytes(self.size)
-        origins = scratch.pointer, *[0 if array is None else array.pointer for array in arrays]
+        bases = queue.bytes(self.size) if self.size else None, *arrays
+        origins = tuple([0 if base is None else base.pointer for base in bases])
         with self.lock:
             for launch in self.launches:
                 launch.make(queue.stream, origins)

@@ -11,7 +11,7 @@ from .._flat import in_order
 from .._geometry import Convention, Sampling
 from .._kernels import AVERAGE, Strides
 from . import elements, plans
-from .arrays import fetch, flat_result, flat_view
+from .arrays import check_result, fetch, flat_result, flat_view
 from .average import Average, narrowed
 from .boxes import join_boxes, row_of, stack_boxes
 from .gradient import Tiles, schedule_gradient, schedule_winners
@@ -159,6 +159,7 @@ def box_backward(grad, features, rois, sampling, convention, out, layout, dtype,
 
 def queue_box_gradient(queue, grad, features, rois, out, how):
     """Queue the gradient of the boxes."""
+    check_result(out)
     geometry, layout = typed_geometry(how.sampling, how.convention, how.dtype), how.layout
     number = geometry[-1].dtype
     channels, bins = in_order(layout, grad.shape)[1], math.prod(grad.shape[1:])
