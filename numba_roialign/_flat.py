@@ -77,8 +77,11 @@ class DeviceArray:
             pointer, shape, strides = x.device_ctypes_pointer.value or 0, x.shape, x.strides
             is_swapped = not x.dtype.isnative
         else:
-            # The CUDA simulator's arrays have no interface: what they wrap has.
-            own = x._ary.__array_interface__ if hasattr(x, "_ary") else x.__cuda_array_interface__
+            own = getattr(x, "__cuda_array_interface__", None)
+            if own is None:  # what the simulator's arrays wrap has one; slices of managed memory
+                own = getattr(x, "_ary", x).__array_interface__
+            if own.get("mask") is not None:
+                raise TypeError("a masked array is read with what it masks: pass it filled")
             pointer, shape = own["data"][0] or 0, tuple(own["shape"])
             strides = tuple(own.get("strides") or c_strides(shape, itemsize))  # None: C order
             is_swapped = own["typestr"].startswith(">" if sys.byteorder == "little" else "<")

@@ -62,6 +62,9 @@ class Notes:
     def empty(self, shape, dtype):
         return device_array(shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype).name)
 
+    def reuse(self):
+        pass
+
     def launch(self, kernel, blocks, threads, *arguments):
         self.launches[kernel.py_func.__name__] = kernel.py_func, arguments
 

@@ -426,6 +426,10 @@ def test_arrays_that_only_an_interface_describes(target, rng):
         foreign.dtype, foreign.kept = dtype, x
         foreign.__cuda_array_interface__ = interface_of(x)
         assert_array_equal(target.numpy(roi_align(foreign, r, 2)), expected)
+    masked = Foreign(rois)
+    masked.__cuda_array_interface__ = {**interface_of(r), "mask": foreign}
+    with pytest.raises(TypeError, match="mask"):
+        roi_align(x, masked, 2)
     nothing = Foreign(rois[:0])
     nothing.__cuda_array_interface__ = {**nothing.__cuda_array_interface__, "data": (1, False)}
     assert roi_align(x, nothing, 2).shape == (0, *expected.shape[1:])

@@ -65,6 +65,7 @@ def test_a_call_that_was_made_before_only_launches(target, rng, name, monkeypatc
     assert call(out=out, workspace=workspace) is out
     held = workspace.nbytes
     assert held > 0
+    assert call(out=out, workspace=workspace, validate=True) is out
     out = target.array(np.full(like.shape, -7, expected.dtype))
 
     def forbidden(*_, **__):
@@ -119,9 +120,9 @@ def test_a_call_too_long_for_a_plan(target, rng, monkeypatch):
         expected = target.numpy(call())
         with monkeypatch.context() as patch:
             patch.setattr(plans, "MOST_LAUNCHES", 1)
+            patch.delattr(plans.Plan, "run")
             plans.plan_of.cache_clear()
             assert_array_equal(target.numpy(call()), expected, err_msg=name)
-            assert not plans.plan_of.cache_info().hits
         plans.plan_of.cache_clear()
 
 

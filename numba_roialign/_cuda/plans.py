@@ -1,6 +1,6 @@
 """The plan of a call: its launches, taken down once for all calls on arrays that look alike.
 
-Taken down in 100 to 200 us, they are made again in 3 and what the driver takes. What differs
+Taken down in 100 to 250 us, they are made again in 3 and what the driver takes. What differs
 between such calls is where their arrays lie, and their scratch, which is one block of memory.
 """
 

@@ -61,6 +61,11 @@ class Queue:
             return self.allocate(size)
         return self.workspace._bytes(size, self.allocate)
 
+    def reuse(self):
+        """Let the memory given so far be given again: nothing on the stream uses it any more."""
+        if self.workspace is not None:
+            self.workspace._taken = 0
+
     def launch(self, kernel, blocks, threads, *arguments):
         Launch(kernel, blocks, threads, arguments).make(self.stream)
 

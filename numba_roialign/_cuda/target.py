@@ -42,6 +42,7 @@ def first_invalid(rois, how, queue):
     over(elements.schedule_images, rois.shape[0], queue)(rois, *geometry, images, zero)
     invalid = np.flatnonzero(fetch(images, queue.stream) < 0)
     if not invalid.size:
+        queue.reuse()
         return None
     n = int(invalid[0])
     return n, row_of(rois, n, queue)
