@@ -22,6 +22,7 @@ from ._memory import check_size, empty_result
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+@functools.cache
 def require_cuda() -> None:
     """Raise where the package that runs kernels on a device is missing."""
     if importlib.util.find_spec("numba_cuda") is None:
@@ -265,6 +266,11 @@ class CuPy(NumbaCUDA):
     @staticmethod
     def device(x) -> int | None:
         return x.device.id
+
+    @staticmethod
+    def adopt(x):
+        require_cuda()
+        return x
 
     @classmethod
     def array(cls, x) -> DeviceArray:

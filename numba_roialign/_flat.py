@@ -35,10 +35,8 @@ def element_strides(shape, byte_strides, itemsize):
     """Return the strides of an array in elements, or None where a flat view cannot have them.
 
     A stride below zero would run before the first element, and one that is no multiple of the
-    element size (a field of a record) between elements. `byte_strides` None means C order.
+    element size (a field of a record) between elements.
     """
-    if byte_strides is None:
-        return c_strides(shape)
     if any(stride < 0 or stride % itemsize for stride in byte_strides):
         return None
     return tuple(stride // itemsize for stride in byte_strides)

@@ -4,16 +4,18 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
-from numba_roialign import ROIAlign, roi_align
+from numba_roialign import ROIAlign, Workspace, roi_align
 
 from . import reference
-from .conftest import random_features, random_rois
+from .conftest import COMPILED, SIMULATOR, random_features, random_rois
 
 
 def case(rng):
@@ -205,3 +207,41 @@ def test_torch_tensors_on_the_cpu(rng):
     channels_last = torch.from_numpy(features).contiguous(memory_format=torch.channels_last)
     assert roi_align(channels_last, torch.from_numpy(rois), 2, out=out) is out
     np.testing.assert_allclose(out.numpy(), expected, rtol=0, atol=1e-5)
+
+
+class CuPyArray:
+    """An array in memory that a kernel reads without a device, with what CuPy's arrays have."""
+
+    def __init__(self, values):
+        self.values, self.itemsize = values, values.itemsize
+        self.shape, self.strides, self.dtype = values.shape, values.strides, values.dtype
+        self.data = SimpleNamespace(ptr=values.__array_interface__["data"][0])
+        self.device = CuPyDevice()
+
+
+class CuPyDevice(nullcontext):
+    id = 0
+
+
+def new_cupy_array(shape, dtype):
+    return CuPyArray(np.full(shape, 7, dtype))
+
+
+@pytest.mark.only("cuda")
+@pytest.mark.skipif(not (SIMULATOR or COMPILED), reason="a device does not read this memory")
+def test_arrays_as_cupy_has_them(target, rng, monkeypatch):
+    stream = SimpleNamespace(get_current_stream=lambda device: SimpleNamespace(ptr=0))
+    library = SimpleNamespace(ndarray=CuPyArray, empty=new_cupy_array, cuda=stream)
+    monkeypatch.setitem(sys.modules, "cupy", library)
+    features, rois = case(rng)
+    strided = np.repeat(rois, 2, axis=1)[:, ::2]
+    expected = roi_align(features, rois, 2)
+    arrays = CuPyArray(features), CuPyArray(strided)
+    for x, r in [arrays, (arrays[0], target.array(rois))]:
+        result = roi_align(x, r, 2)
+        assert type(result) is CuPyArray
+        assert_allclose(result.values, expected, atol=1e-5)
+    assert roi_align(*arrays, 2, out=result, workspace=Workspace()) is result
+    assert_allclose(result.values, expected, atol=1e-5)
+    result = roi_align(target.array(features), arrays[1], 2)
+    assert_allclose(target.numpy(result), expected, atol=1e-5)

@@ -2,7 +2,9 @@
 
 import ctypes
 import struct
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -239,3 +241,65 @@ def test_without_a_folder_kernels_compile_in_every_process(monkeypatch):
     monkeypatch.setattr(cache._PackageCache, "__init__", lambda self, function: no_folder(function))
     assert cache.compile_kernel(kernel, (1, 2.0)) == ("compiled", (int, float))
     assert isinstance(kernel._cache, cache.NullCache)
+
+
+class Queue:
+    stream = STREAM
+
+
+def test_a_plan_is_made_for_each_device(driver):
+    from numba_roialign._cuda import plans
+
+    made = []
+
+    def work(queue, x):
+        made.append(driver.device)
+        queue.launch(Kernel(), 1, 1, x)
+
+    driver.numbers = 7
+    for driver.device in (0, 1, 0, 1):
+        plans.run(work, Queue, [array()])
+    assert made == [0, 1]
+    assert len(driver.launches) == 4
+
+
+def test_threads_take_turns_in_a_plan(driver):
+    """While one thread is with the driver, no other writes where the driver reads."""
+    from numba_roialign._cuda.plans import Plan, Planner
+
+    inside, launch, others = threading.Semaphore(0), driver.cuLaunchKernel, []
+
+    def slow(*arguments):
+        inside.release()
+        others.append(inside.acquire(timeout=0.2) and inside.acquire(timeout=0.2))
+        return launch(*arguments)
+
+    driver.numbers, driver.cuLaunchKernel = 7, slow
+    planner, pointers = Planner(), [4096, 8192]
+    planner.launch(Kernel(), 1, 1, array(base=1, pointer=0))
+    plan = Plan(planner)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda pointer: plan.run(Queue, [array(pointer=pointer)]), pointers))
+    held = [struct.unpack("q", launch[-1][4])[0] for launch in driver.launches]
+    assert sorted(held) == pointers
+    assert others == [False, False]
+
+
+@pytest.mark.parametrize("pointer", [512, None])
+def test_an_array_of_numbas_is_known_by_its_own_words(pointer):
+    """Its interface takes longer. An array of nothing may lie nowhere."""
+    from numba_roialign._flat import DeviceArray
+
+    own = SimpleNamespace(
+        gpu_data=None,
+        device_ctypes_pointer=ctypes.c_void_p(pointer),
+        shape=(2, 3),
+        strides=(24, 4),
+        dtype=np.dtype("f4"),
+    )
+    known = DeviceArray.of(own, "float32")
+    assert (known.pointer, known.owner) == (pointer or 0, own)
+    assert known.look == ((2, 3), (24, 4), "float32", 4)
+    own.dtype = np.dtype(">f4")
+    with pytest.raises(ValueError, match="byte-swapped"):
+        DeviceArray.of(own, "float32")

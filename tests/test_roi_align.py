@@ -327,14 +327,47 @@ def test_host_layouts_of_rois(target, rng, layout):
     )
 
 
-@pytest.mark.only("cpu")
+def repeated(target, values, axis, count):
+    """Return an array that reads the first of an axis so many times over, without a copy."""
+    shape = tuple(count if number == axis else size for number, size in enumerate(values.shape))
+    if target.name == "cpu":
+        return np.broadcast_to(values.take([0], axis), shape)
+    strides = tuple(0 if number == axis else step for number, step in enumerate(values.strides))
+    array = target.array(values)
+    return Foreign(array, {**interface_of(array), "shape": shape, "strides": strides})
+
+
 @pytest.mark.parametrize("axis", range(4))
 def test_broadcast_features(target, rng, axis):
     features, rois = random_case(rng, target)
-    repeated = np.broadcast_to(features.take([0], axis), features.shape)
-    result = roi_align(repeated, rois, (2, 2), 1.0, 2)
-    expected = reference.roi_align(repeated, rois, (2, 2), 1.0, 2)
+    expected = np.broadcast_to(features.take([0], axis), features.shape)
+    expected = reference.roi_align(expected, rois, (2, 2), 1.0, 2)
+    x = repeated(target, features, axis, features.shape[axis])
+    result = roi_align(x, target.array(rois), (2, 2), 1.0, 2)
     target.assert_matches(result, expected, features, rois)
+
+
+def test_more_images_than_32_bits_number(target):
+    x = repeated(target, np.arange(9.0).reshape(1, 1, 3, 3), 0, 2**31 + 3)
+    rois = np.array([(image, 0, 0, 2, 2) for image in (0, 2**31, 2**31 + 2)])
+    for mode in ("avg", "max"):
+        for validate in (True, False):
+            result = roi_align(x, target.array(rois), 1, 1.0, 1, mode=mode, validate=validate)
+            assert_array_equal(target.numpy(result).ravel(), 4)
+    rois[1, 0] = 2**31 + 3
+    with pytest.raises(InvalidRoIError, match="row 1"):
+        roi_align(x, target.array(rois), 1, 1.0, 1, validate=True)
+
+
+@pytest.mark.only("cuda")
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_more_images_than_float32_numbers(target, mode):
+    rois = target.array(np.array([(2**24 - 1, 0, 0, 2, 2)], np.float32))
+    ones = np.ones((1, 1, 3, 3), np.float32)
+    pooled = roi_align(repeated(target, ones, 0, 2**24), rois, 1, mode=mode, validate=True)
+    assert_array_equal(target.numpy(pooled), 1)
+    with pytest.raises(ValueError, match="16777216 images"):
+        roi_align(repeated(target, ones, 0, 2**24 + 1), rois, 1, mode=mode)
 
 
 def test_strided_rois(target, rng):
@@ -389,9 +422,13 @@ def test_host_layouts_of_out(target, rng, layout):
 class Foreign:
     """An array on a device as another library has it. Where it is refused nobody reads it."""
 
-    def __init__(self, array):
-        self.shape, self.dtype, self.array = array.shape, array.dtype, array
-        self.__cuda_array_interface__ = array.__array_interface__
+    def __init__(self, array, interface=None):
+        self.__cuda_array_interface__ = interface or array.__array_interface__
+        self.dtype, self.array = array.dtype, array
+
+    @property
+    def shape(self):
+        return self.__cuda_array_interface__["shape"]
 
 
 BROADCAST = {"broadcast": lambda values: np.broadcast_to(values[:1], values.shape)}
@@ -422,16 +459,13 @@ def test_arrays_that_only_an_interface_describes(target, rng):
     x, r = target.array(features), target.array(rois)
     expected = target.numpy(roi_align(x, r, 2))
     for dtype in (np.dtype(np.float32), np.float32, "float32"):
-        foreign = Foreign(features)
-        foreign.dtype, foreign.kept = dtype, x
-        foreign.__cuda_array_interface__ = interface_of(x)
+        foreign = Foreign(x, interface_of(x))
+        foreign.dtype = dtype
         assert_array_equal(target.numpy(roi_align(foreign, r, 2)), expected)
-    masked = Foreign(rois)
-    masked.__cuda_array_interface__ = {**interface_of(r), "mask": foreign}
+    masked = Foreign(r, {**interface_of(r), "mask": foreign})
     with pytest.raises(TypeError, match="mask"):
         roi_align(x, masked, 2)
-    nothing = Foreign(rois[:0])
-    nothing.__cuda_array_interface__ = {**nothing.__cuda_array_interface__, "data": (1, False)}
+    nothing = Foreign(rois, {**interface_of(r), "shape": (0, 5), "data": (1, False)})
     assert roi_align(x, nothing, 2).shape == (0, *expected.shape[1:])
 
 

@@ -43,7 +43,7 @@ class BinTable(NamedTuple):
     The slots of a RoI's row need not follow each other, so that each bin finds its own.
     """
 
-    images: np.ndarray  # (rois,) int32: -1 where a row cannot be pooled
+    images: np.ndarray  # (rois,) intp: -1 where a row cannot be pooled
     lines: np.ndarray  # (rois, 2) int32: the first pixel of the lines, or -1; and their length
     bounds: np.ndarray  # (rois, 2 * bins) int32: bin p holds slots bounds[n, 2p] : bounds[n, 2p+1]
     pixels: np.ndarray  # (slots,) uint32: unsigned and narrow, for then an address is one multiply
@@ -302,17 +302,16 @@ class Average:
         self.x_slots = tap_capacity(sampling.output_width, sampling.samples_x, sampling.width)
         self.bins = sampling.output_height + sampling.output_width
         slots = self.y_slots + self.x_slots
-        row_bytes = slots * (8 + number.itemsize) + 8 * self.bins + 12
+        row_bytes = slots * (8 + number.itemsize) + 8 * self.bins + 16
         self.rows = max(1, min(rois.shape[0], batch_bytes // row_bytes))
         self.table = BinTable(
-            queue.empty((self.rows,), np.int32),
+            queue.empty((self.rows,), np.intp),
             queue.empty((self.rows, 2), np.int32),
             queue.empty((self.rows, 2 * self.bins), np.int32),
             queue.empty((self.rows * slots,), np.uint32),
             queue.empty((self.rows * slots,), np.uint32),
             queue.empty((self.rows * slots,), number),
         )
-        self.images = self.table.images
 
     def count(self, start):
         """Return how many RoIs the batch has that begins with one."""

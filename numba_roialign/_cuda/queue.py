@@ -49,10 +49,8 @@ class Queue:
 
     def empty(self, shape, dtype):
         """Return a device array for use on the stream."""
-        array = DeviceArray.new(0, shape, dtype)
-        array.owner = self.bytes(array.nbytes)
-        array.pointer = array.owner.pointer
-        return array
+        memory = self.bytes(DeviceArray.new(0, shape, dtype).nbytes)
+        return DeviceArray.new(memory.pointer, shape, dtype, memory)
 
     def bytes(self, size):
         """Return memory for use on the stream."""

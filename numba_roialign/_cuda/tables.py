@@ -11,6 +11,8 @@ from . import elements
 from .gradient import tiles_of
 from .launches import over
 
+MOST_IMAGES = 1 << 24  # that float32 tells apart
+
 
 def in_type(record, T):
     """Return a record of the geometry with its lengths in the type that a kernel computes in."""
@@ -21,6 +23,11 @@ def in_type(record, T):
 def typed_geometry(sampling, convention, dtype):
     """Return the geometry in the type that kernels compute in for a dtype, and that type's zero."""
     zero = np.float64(0) if dtype == "float64" else np.float32(0)
+    if sampling.images > MOST_IMAGES and dtype != "float64":
+        raise ValueError(
+            f"a map of {dtype} on a CUDA device may have {MOST_IMAGES} images, whose numbers are "
+            f"read as float32, got {sampling.images}"
+        )
     return in_type(sampling, type(zero)), in_type(convention, type(zero)), zero
 
 

@@ -38,7 +38,7 @@ class How(NamedTuple):
 def first_invalid(rois, how, queue):
     """Return the first RoI that cannot be pooled, with its number, or None; it waits."""
     *geometry, zero = typed_geometry(how.sampling, how.convention, how.dtype)
-    images = queue.empty(rois.shape[0], np.int32)
+    images = queue.empty(rois.shape[0], np.intp)
     over(elements.schedule_images, rois.shape[0], queue)(rois, *geometry, images, zero)
     invalid = np.flatnonzero(fetch(images, queue.stream) < 0)
     if not invalid.size:
