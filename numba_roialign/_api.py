@@ -44,6 +44,9 @@ def geometry_of(
     )
 
 
+UNPAIRED = frozenset({int, float, bool, str, type(None)})
+
+
 def kept(function: Callable[..., Any]) -> Callable[..., Any]:
     """Keep what a function of small arguments returns, for the next call with the same ones.
 
@@ -56,8 +59,10 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def answer(*arguments: Any) -> Any:
-        # `typed` does not look into tuples, where 3.0 then passes for a 3 of an earlier call
-        pairs = tuple([type(n) for pair in arguments if isinstance(pair, tuple) for n in pair])
+        pairs: Any = ()
+        if not UNPAIRED.issuperset(map(type, arguments)):
+            # `typed` does not look into tuples, where 3.0 then passes for a 3 of an earlier call
+            pairs = tuple([type(n) for pair in arguments if isinstance(pair, tuple) for n in pair])
         try:
             return keeping(pairs, *arguments)
         except TypeError:  # a list, which no cache holds; or what the checks refuse

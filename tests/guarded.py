@@ -57,6 +57,7 @@ class MemoryLayout(NamedTuple):
     """What stands in for a layout; `job` has the numbers alone."""
 
     rows: int
+    at_once: bool
     sizes: list[int]
     job: np.ndarray
     fill: int
@@ -97,15 +98,16 @@ def guarded(fill, at_end=True, threaded=False):
     """
     run = _cpu.target.run
 
-    def run_in_threads(plan, features, rois, out, validate, argmax, small):
-        return run(plan, features, rois, out, validate, argmax, small=False)
+    def run_in_threads(plan, features, rois, out, threads, *options):
+        return run(plan, features, rois, out, _cpu.target.usable_threads(), *options)
 
     def memory_layout(plan, rois, threads):
-        rows, _, job = _cpu.plan.memory_layout(plan, rois, threads)
+        rows, at_once, _, job = _cpu.plan.memory_layout(plan, rois, threads)
         sizes, source, job = _cpu.plan.memory_sizes(plan, rows, threads), job, job.copy()
         if threaded:
             job[POSITIONS["serial_work"]] = 0
-        return MemoryLayout(rows, sizes, job, fill, at_end, source)
+            at_once = at_once and threads == 1
+        return MemoryLayout(rows, at_once, sizes, job, fill, at_end, source)
 
     def empty_result(shape, dtype):
         dtype = np.dtype(dtype)
@@ -122,7 +124,7 @@ def guarded(fill, at_end=True, threaded=False):
         patches.enter_context(mock.patch.object(_cpu.call, "memory_layout", memory_layout))
         if threaded:
             patches.enter_context(mock.patch.object(_cpu.target, "run", run_in_threads))
-            patches.enter_context(mock.patch.object(_cpu.call, "SERIAL_BINS", 0))
+            patches.enter_context(mock.patch.object(_cpu.plan, "SERIAL_BINS", 0))
         yield
 
 

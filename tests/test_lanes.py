@@ -103,18 +103,19 @@ def test_few_channels_whose_taps_lie_far_apart(rng, without_lanes):
 @pytest.fixture
 def schedules_run(monkeypatch):
     """Return the modules of the schedules that compute calls, one call after the other."""
-    names, run = [], _cpu.call.Call.run
+    names, run = [], _cpu.target.run
 
-    def noting(call, validate):
-        invalid = run(call, validate)
-        needed = call.plan.schedules.needed(call.memory.found)
-        bands = " in bands" if call.memory.job[_cpu.job.POSITIONS["banded"]] else ""
+    def noting(plan, *arguments):
+        result = run(plan, *arguments)
+        memory = _cpu.call.CallMemory.spare[-1]  # which the call has just given back
+        needed = plan.schedules.needed(memory.found)
+        bands = " in bands" if memory.job[_cpu.job.POSITIONS["banded"]] else ""
         names.extend(
             schedule.work.__module__.split(".")[-1] + bands for schedule in needed.values()
         )
-        return invalid
+        return result
 
-    monkeypatch.setattr(_cpu.call.Call, "run", noting)
+    monkeypatch.setattr(_cpu.target, "run", noting)
     return names
 
 
@@ -265,6 +266,15 @@ def test_results_go_around_the_caches_unchanged(rng, monkeypatch, dtype, channel
         out = memory.view(dtype)[skip:].reshape(expected.shape)
         roi_align(features, rois, (5, 7), layout=layout, out=out)
         assert_array_equal(out, expected)
+
+
+def test_where_arrays_begin(tmp_path):
+    """It is read from the place that NumPy's C interface gives it."""
+    whole = np.arange(24.0).reshape(2, 3, 4)
+    mapped = np.memmap(tmp_path / "map", np.float32, "w+", shape=(5, 6))
+    views = [whole[1:, :, 2], whole[::-1, :, ::-2], whole.T, whole[:0]]
+    for array in [whole, mapped, mapped[2:], np.ma.masked_array(whole), np.empty(0), *views]:
+        assert _memory.address_of(array) == array.__array_interface__["data"][0]
 
 
 def test_memory_of_large_results_is_used_again_only_when_they_are_gone(monkeypatch):

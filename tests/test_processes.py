@@ -24,7 +24,7 @@ import atexit, multiprocessing, os, signal, sys, threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import numba, numpy as np
 from numba_roialign import _cpu, roi_align
-_cpu.plan.SERIAL_WORK = _cpu.call.SERIAL_BINS = 0  # every call asks for threads
+_cpu.plan.SERIAL_WORK = _cpu.plan.SERIAL_BINS = 0  # every call asks for threads
 
 rng = np.random.default_rng(0)
 FEATURES = rng.standard_normal((1, 32, 40, 40)).astype(np.float32)

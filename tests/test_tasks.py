@@ -24,23 +24,23 @@ def divisions(monkeypatch):
     rows."""
     seen = []
 
-    run = _cpu.call.Call.run
+    run = _cpu.target.run
 
-    def noting(call, validate):
-        invalid = run(call, validate)
-        memory, rows = call.memory, call.rows(0)
+    def noting(plan, features, rois, *arguments):
+        result = run(plan, features, rois, *arguments)
+        memory, rows = _cpu.call.CallMemory.spare[-1], plan.table_rows(len(rois))
         sizes = {
             "order": rows,
-            "chunks": max(rows, call.plan.sampling.images) + 1,
+            "chunks": max(rows, plan.sampling.images) + 1,
             "table_images": rows,
         }
         tables = {name: memory.table(name, size).copy() for name, size in sizes.items()}
         cut = {name: int(memory.job[POSITIONS[name]]) for name in ("chunk_count", "parts")}
         first_rows = memory.table("spans", 4 * rows)[::4].copy()
         seen.append((memory.found.tolist(), cut, tables, first_rows))
-        return invalid
+        return result
 
-    monkeypatch.setattr(_cpu.call.Call, "run", noting)
+    monkeypatch.setattr(_cpu.target, "run", noting)
     return seen
 
 

@@ -51,10 +51,6 @@ INLINED_BY_LLVM = {"forceinline": True, **CONTRACTED}
 # The fields in their order, with their types; "storage", "number" and "result" are addresses of
 # elements of the job's own types.
 ADDRESSES = {
-    # the caller's arrays; a gradient's "features" are the pooled features' gradient
-    "features": "storage",
-    "out": "result",
-    "argmax": types.int64,  # of a maximum: in C order, in the layout of the pooled features
     # the tables of a batch of RoIs
     "rois": types.float64,  # (table_rows, 5)
     "table_images": types.intp,  # (table_rows,): -1 where a row cannot be pooled
@@ -88,18 +84,22 @@ ADDRESSES = {
     "scratch": "number",  # (threads, scratch_size)
     "staging": "result",  # (threads, staging_size)
     "numbers": types.int64,  # (threads, numbers_size): of an argmax
+    # the caller's arrays; a gradient's "features" are the pooled features' gradient
+    "features": "storage",
+    "out": "result",
+    "argmax": types.int64,  # of a maximum: in C order, in the layout of the pooled features
 }
 NUMBERS = {
     # of a batch
     **dict.fromkeys(("start", "rows", "threads"), types.intp),
+    # of a call
+    "validates": types.intp,  # 1 where nothing is pooled if a row cannot be
+    "may_stream": types.intp,
     # of a batch, as it is divided: see `divide`
     **dict.fromkeys(("blocks", "chunk_count", "parts", "task_top", "task_rows"), types.intp),
     **dict.fromkeys(("banded", "streams"), types.intp),
     "splits": types.intp,  # 1 where sparse rows are pooled by `sparse_work`
     "work": types.intp,  # what computes other rows
-    # of a call
-    "validates": types.intp,  # 1 where nothing is pooled if a row cannot be
-    "may_stream": types.intp,
     # addresses of what is compiled, 0 where it is not yet
     **dict.fromkeys(("fill", "divide", "dense_work", "apart_work", "sparse_work"), types.intp),
     **dict.fromkeys(("table_rows", "y_slots", "x_slots", "scratch_size", "window"), types.intp),

@@ -43,6 +43,8 @@ GRADIENT_BATCH_BYTES = 96 << 20
 # A call of fewer multiplications runs on the calling thread alone: they take some 100 us, and
 # waking threads takes 10 to 50 us, on a busy machine milliseconds.
 SERIAL_WORK = 1 << 20
+# With fewer bins in a batch, of all RoIs along both axes, one thread fills its tables.
+SERIAL_BINS = 1 << 11
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,11 @@ class Plan:
     def is_small(self, rois, more=0):
         """Say whether one thread suits a call on so many RoIs, with `more` to do beside them."""
         return rois * self.most_work * self.channels + more < SERIAL_WORK
+
+    def filling_threads(self, rows, threads):
+        """Return how many of a call's threads fill the tables with a batch of so many RoIs."""
+        bins = rows * (self.sampling.output_height + self.sampling.output_width)
+        return 1 if bins < SERIAL_BINS else threads
 
     def table_rows(self, rois):
         """Return how many of `rois` a batch has."""
@@ -275,6 +282,7 @@ class MemoryLayout(NamedTuple):
     """Where the job's own arrays lie, for calls that share it."""
 
     rows: int  # of a batch, at most
+    at_once: bool  # one batch is all, and one thread suits its tables
     size: int  # bytes of all
     job: np.ndarray  # what calls start from; its addresses are relative to where the arrays begin
 
@@ -290,4 +298,5 @@ def memory_layout(plan, rois, threads):
     job[POSITIONS["most_threads"]] = threads
     job[POSITIONS["y_slots"]] = rows * plan.y_capacity
     job[POSITIONS["x_slots"]] = rows * plan.x_capacity
-    return MemoryLayout(rows, end, job)
+    at_once = rows == rois and plan.filling_threads(rows, threads) == 1
+    return MemoryLayout(rows, at_once, end, job)

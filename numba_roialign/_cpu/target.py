@@ -7,7 +7,7 @@ import numpy as np
 from .._flat import c_strides, in_place, is_in_place, place_for, plain, stacked_dtype
 from .._kernels import AVERAGE
 from .._memory import empty_result
-from .call import Call
+from .call import run
 from .halves import narrowed, widened
 from .plan import gradient_plan, pooling_plan
 from .threads import usable_threads
@@ -32,15 +32,6 @@ def join_boxes(images, boxes, queue=None):
 def clear(array, queue=None):
     """Set an array to zero."""
     array[...] = 0
-
-
-def run(plan, features, rois, out, validate, argmax=None, small=False):
-    """Run a call; return the invalid RoI it found first, where asked for, and all it found."""
-    threads = 1 if small else usable_threads()
-    call = Call(plan, features, rois, out, threads, argmax)
-    invalid = call.run(validate)
-    call.memory.give_back()
-    return invalid, call.invalid
 
 
 def settle(target, out):
@@ -93,8 +84,8 @@ def pool_into(
 
 def pool_planned(plan, features, rois, out, out_dtype, validate, argmax=None, invalid_value=np.nan):
     """As `pool_into`, by a plan for these arrays."""
-    small = plan.is_small(len(rois))
-    invalid, skipped = run(plan, features, rois, out, validate, argmax, small)
+    threads = 1 if plan.is_small(len(rois)) else usable_threads()
+    invalid, skipped = run(plan, features, rois, out, threads, validate, argmax)
     if skipped and invalid is None:
         value = np.full((1,) * out.ndim, invalid_value, np.float32)
         out[skipped] = narrowed(value, out_dtype, out.dtype)
@@ -138,8 +129,8 @@ def pool_backward(
         # Batches add up in the result, which then must be as exact as the sums.
         target = target if wide else empty_result(out.shape, np.float32)
         plan = plan_for(target, dtype if wide else "float32", batched=True)
-    small = plan.is_small(len(rois), more=out.size)
-    invalid, _ = run(plan, source, rois, target, validate is not False, argmax, small)
+    threads = 1 if plan.is_small(len(rois), more=out.size) else usable_threads()
+    invalid, _ = run(plan, source, rois, target, threads, validate is not False, argmax)
     if invalid is not None:
         return invalid
     if target.dtype != out.dtype and target.dtype == np.float32:
