@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import numba_roialign.onnx
-from numba_roialign import InvalidRoIError, roi_align_backward, roi_align_box_backward
+from numba_roialign import InvalidRoIError, _families, roi_align_backward, roi_align_box_backward
 from numba_roialign import roi_align as numpy_roi_align
 
 from .test_processes import layers, run_script
@@ -238,6 +238,27 @@ def test_the_compiler_stays_out_of_the_operators_on_arrays(rng, convert):
     compiled = torch.compile(lambda *arrays: numpy_roi_align(*arrays, 2) * 2, backend="aot_eager")
     for _ in range(2):
         assert_array_equal(compiled(features, rois), numpy_roi_align(features, rois, 2) * 2)
+
+
+def test_the_compiler_stays_out_of_more_kinds_of_calls_than_it_compiles(rng):
+    """It compiles so many and then makes calls as they are, and would trace what they call."""
+    features, rois = (x.detach() for x in case(rng, torch.float32))
+
+    def pooled(features, rois, **how):
+        return numpy_roi_align(features, rois, 2, **how) * 2
+
+    compiled = torch.compile(pooled, backend="aot_eager")
+    hows = [{}, {"aligned": True}, {"mode": "max"}, {"validate": True}, {"sampling_ratio": 2}]
+    for how in [*hows, *[{"spatial_scale": 1 / n} for n in range(1, 20)]]:
+        assert_array_equal(compiled(features, rois, **how), pooled(features, rois, **how))
+
+
+def test_a_call_outside_of_the_compiler_does_not_ask_it_to_stay_out(rng, monkeypatch):
+    if not hasattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback"):
+        pytest.skip("this PyTorch does not tell whether its compiler is at work")
+    features, rois = (x.detach() for x in case(rng, torch.float32))
+    monkeypatch.delattr(torch.compiler, "disable")
+    assert _families.untraced(numpy_roi_align.__wrapped__)(features, rois, 2).shape == (3, 3, 2, 2)
 
 
 def test_no_boxes_have_gradients_too(rng):
