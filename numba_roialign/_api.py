@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import _operator
 from ._arguments import (
     MODES,
+    check_layout,
     convention_of,
     integer,
     map_shape,
@@ -44,7 +45,9 @@ def geometry_of(
     )
 
 
-UNPAIRED = frozenset({int, float, bool, str, type(None)})
+def types_in_pairs(arguments: tuple[Any, ...]) -> list[type]:
+    """Return the types of what tuples hold among some arguments."""
+    return [type(item) for pair in arguments if isinstance(pair, tuple) for item in pair]
 
 
 def kept(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,19 +57,17 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.lru_cache(256, typed=True)
-    def keeping(pairs: Any, *arguments: Any) -> Any:
-        return function(*arguments)
+    def keeping(*arguments: Any) -> Any:
+        return types_in_pairs(arguments), function(*arguments)
 
     @functools.wraps(function)
     def answer(*arguments: Any) -> Any:
-        pairs: Any = ()
-        if not UNPAIRED.issuperset(map(type, arguments)):
-            # `typed` does not look into tuples, where 3.0 then passes for a 3 of an earlier call
-            pairs = tuple([type(n) for pair in arguments if isinstance(pair, tuple) for n in pair])
         try:
-            return keeping(pairs, *arguments)
+            types, result = keeping(*arguments)
         except TypeError:  # a list, which no cache holds; or what the checks refuse
             return function(*arguments)
+        # `typed` does not look into tuples, where 3.0 then passes for a 3 of an earlier call.
+        return function(*arguments) if types and types != types_in_pairs(arguments) else result
 
     return answer
 
@@ -75,8 +76,11 @@ kept_geometry = kept(geometry_of)
 
 
 @kept
-def pooling_of(output_size: Integers, mode: Mode, return_argmax: bool, *geometry: Any) -> Any:
+def pooling_of(
+    output_size: Integers, mode: Mode, return_argmax: bool, layout: Layout, *geometry: Any
+) -> Any:
     """Return what these arguments say: the bins in y and x, the mode and the geometry."""
+    check_layout(layout)
     number = MODES[one_of("mode", mode, MODES)]
     if return_argmax and mode == "avg":
         raise ValueError("return_argmax has no meaning for mode='avg'")
@@ -215,7 +219,7 @@ def roi_align(
              [10.5, 12.5]]]], dtype=float32)
     """
     bins, number, geometry = pooling_of(
-        output_size, mode, return_argmax,
+        output_size, mode, return_argmax, layout,
         spatial_scale, sampling_ratio, aligned, convention, max_sampling_ratio,
     )  # fmt: skip
     return _operator.roi_align(
