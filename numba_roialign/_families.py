@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from ._flat import DeviceArray
+from ._flat import DeviceArray, c_strides
 from ._memory import check_size, empty_result
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -88,14 +88,22 @@ class NumPy:
         return empty_result(shape, dtype or like.dtype)
 
     @staticmethod
+    def seen(x) -> tuple[int, Any]:
+        """Return where an array on a device lies, and what all have in common that look like it.
+
+        That is in its library's own words: to make others of them takes longer. Of an array on the
+        CPU, or of one that does not say, it is None.
+        """
+        return 0, None
+
+    @staticmethod
+    def note_written(x):
+        """Tell the library of an array that it holds other numbers."""
+
+    @staticmethod
     def stream(x) -> int | None:
         """Return the handle of the stream to run on, or None for the target's default."""
         return None
-
-
-def _torch(x):
-    torch = sys.modules.get("torch")
-    return torch if torch is not None and isinstance(x, torch.Tensor) else None
 
 
 def untraced(function: Function) -> Function:
@@ -126,13 +134,6 @@ def _is_compiling(torch) -> bool:
     return callback is None or callback() is not None  # an older PyTorch does not tell
 
 
-def note_written(x):
-    """Tell PyTorch that a tensor holds other numbers: it then refuses gradients by the old ones."""
-    torch = _torch(x)
-    if torch is not None and not x.is_inference():
-        torch.autograd.graph.increment_version(x)
-
-
 def _detached(x):
     """Return a tensor without its history, which is refused where that would lose a gradient."""
     if not x.requires_grad:
@@ -145,6 +146,11 @@ def _detached(x):
     return x.detach()
 
 
+@functools.cache
+def _name_of_torch(dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _widened(x):
     """Return a tensor of half precision, which NumPy may not know, as float32."""
     return x.float() if x.is_floating_point() and x.element_size() < 4 else x
@@ -152,15 +158,13 @@ def _widened(x):
 
 def _new_empty(shape, like, dtype):
     """Return a new tensor beside another."""
-    return like.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype) if dtype else None)
+    if dtype is None:
+        return like.new_empty(shape)
+    return like.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype))
 
 
 class TorchCPU(NumPy):
     """PyTorch tensors in the CPU's memory, which NumPy reads and writes in place."""
-
-    @staticmethod
-    def owns(x) -> bool:
-        return _torch(x) is not None and x.device.type == "cpu"
 
     @staticmethod
     def adopt(x):
@@ -168,7 +172,7 @@ class TorchCPU(NumPy):
 
     @staticmethod
     def dtype(x) -> str:
-        return str(x.dtype).removeprefix("torch.")
+        return _name_of_torch(x.dtype)
 
     @staticmethod
     def array(x) -> np.ndarray:
@@ -185,6 +189,16 @@ class TorchCPU(NumPy):
     def empty(shape, like, dtype=None):
         check_size(math.prod(shape) * (8 if dtype == "int64" else like.element_size()))
         return _new_empty(shape, like, dtype)
+
+    @staticmethod
+    def seen(x):
+        return TorchCUDA.seen(x) if x.is_cuda else (0, None)  # asked before the family is known
+
+    @staticmethod
+    def note_written(x):
+        # PyTorch then refuses gradients by the old numbers.
+        if not x.is_inference():
+            sys.modules["torch"].autograd.graph.increment_version(x)
 
 
 DLPACK_CUDA = 2  # DLPack's number for memory of a CUDA device
@@ -226,13 +240,50 @@ class NumbaCUDA:
     def dtype(x) -> str:
         return _name_of(x.dtype)
 
+    @staticmethod
+    def seen(x) -> tuple[int, Any]:
+        device = NumbaCUDA.device(x)
+        if hasattr(x, "gpu_data"):  # Numba's own, whose interface takes 2 us
+            return x.device_ctypes_pointer.value or 0, (x.shape, x.strides, x.dtype, None, device)
+        own = getattr(x, "__cuda_array_interface__", None)
+        if own is None:  # what the simulator's arrays wrap has one; slices of managed memory
+            own = getattr(getattr(x, "_ary", x), "__array_interface__", None)
+        if own is None:
+            return 0, None
+        if own.get("mask") is not None:
+            raise TypeError("a masked array is read with what it masks: pass it filled")
+        strides = own.get("strides")  # None: C order
+        look = tuple(own["shape"]), strides and tuple(strides), getattr(x, "dtype", None)
+        return own["data"][0] or 0, (*look, own["typestr"], device)
+
+    @classmethod
+    def pointer(cls, x) -> int:
+        return cls.seen(x)[0]
+
+    @staticmethod
+    @functools.lru_cache(1024)
+    def words(shape, strides, dtype, typestr, device):
+        """Return the shape, strides, dtype and element size of arrays of a look, for kernels."""
+        dtype, name = np.dtype(dtype), _name_of(dtype)
+        itemsize = 2 if name == "bfloat16" else dtype.itemsize
+        if (typestr or dtype.str).startswith(">" if sys.byteorder == "little" else "<"):
+            raise ValueError(
+                "a byte-swapped array on a CUDA device cannot be read in place: pass a copy"
+            )
+        return shape, strides or c_strides(shape, itemsize), name, itemsize
+
     @classmethod
     def array(cls, x) -> DeviceArray:
-        return DeviceArray.of(x, cls.dtype(x))
+        pointer, look = cls.seen(x)
+        return DeviceArray(pointer, *cls.words(*look), x)  # type: ignore[call-arg]
 
     @classmethod
     def boxes(cls, x) -> DeviceArray:
         return cls.array(x)
+
+    @staticmethod
+    def note_written(x):
+        pass
 
     @staticmethod
     def adopt(x):
@@ -261,17 +312,12 @@ class NumbaCUDA:
 
     @staticmethod
     def allocating(x, stream):
-        """Return a context in which `empty` gives memory for use on a stream; None: its own."""
+        """Return a context in which `empty` gives memory for use on a stream."""
         return nullcontext()
 
 
 class CuPy(NumbaCUDA):
     """CuPy arrays, from its memory pool and on its current stream."""
-
-    @staticmethod
-    def owns(x) -> bool:
-        cupy = sys.modules.get("cupy")
-        return cupy is not None and isinstance(x, cupy.ndarray)
 
     @staticmethod
     def device(x) -> int | None:
@@ -282,9 +328,9 @@ class CuPy(NumbaCUDA):
         require_cuda()
         return x
 
-    @classmethod
-    def array(cls, x) -> DeviceArray:
-        return DeviceArray(x.data.ptr, x.shape, x.strides, cls.dtype(x), x.itemsize, x)
+    @staticmethod
+    def seen(x) -> tuple[int, Any]:
+        return x.data.ptr, (x.shape, x.strides, x.dtype, None, x.device.id)
 
     @staticmethod
     def empty(shape, like, dtype=None):
@@ -299,24 +345,16 @@ class CuPy(NumbaCUDA):
     @staticmethod
     @contextmanager
     def allocating(x, stream):
-        with x.device:
-            if stream is None:
-                yield
-            else:
-                with sys.modules["cupy"].cuda.ExternalStream(stream):
-                    yield
+        with x.device, sys.modules["cupy"].cuda.ExternalStream(stream):
+            yield
 
 
 class TorchCUDA(NumbaCUDA):
     """PyTorch tensors on a device, from its caching allocator and on its current stream."""
 
     @staticmethod
-    def owns(x) -> bool:
-        return _torch(x) is not None and x.device.type == "cuda"
-
-    @staticmethod
     def device(x) -> int | None:
-        return x.device.index
+        return x.get_device()  # x.device makes an object
 
     @staticmethod
     def adopt(x):
@@ -325,13 +363,22 @@ class TorchCUDA(NumbaCUDA):
 
     @staticmethod
     def dtype(x) -> str:
-        return TorchCPU.dtype(x)
+        return _name_of_torch(x.dtype)
 
-    @classmethod
-    def array(cls, x) -> DeviceArray:
-        itemsize = x.element_size()
-        strides = tuple([stride * itemsize for stride in x.stride()])
-        return DeviceArray(x.data_ptr(), tuple(x.shape), strides, cls.dtype(x), itemsize, x)
+    @staticmethod
+    def seen(x) -> tuple[int, Any]:
+        look = x.shape, x.stride(), x.dtype, x.requires_grad, x.get_device()
+        return x.data_ptr(), look
+
+    @staticmethod
+    def pointer(x) -> int:
+        return x.data_ptr()
+
+    @staticmethod
+    @functools.lru_cache(1024)
+    def words(shape, strides, dtype, requires_grad, device):
+        size = dtype.itemsize
+        return tuple(shape), tuple([n * size for n in strides]), _name_of_torch(dtype), size
 
     @classmethod
     def boxes(cls, x) -> DeviceArray:
@@ -341,26 +388,40 @@ class TorchCUDA(NumbaCUDA):
     def empty(shape, like, dtype=None):
         return _new_empty(shape, like, dtype)
 
+    note_written = TorchCPU.note_written
+
     @staticmethod
     def stream(x) -> int:
-        return sys.modules["torch"].cuda.current_stream(x.device).cuda_stream
+        return _current_stream()(x.get_device())
 
     @staticmethod
     def allocating(x, stream):
-        if stream is None:
-            return nullcontext()
         torch = sys.modules["torch"]
         return torch.cuda.stream(torch.cuda.ExternalStream(stream, device=x.device))
 
 
-FAMILIES = (TorchCPU, TorchCUDA, CuPy, NumbaCUDA, NumPy)
+@functools.cache
+def _current_stream() -> Callable[[int], int]:
+    """Return a function from a device's number to the handle of PyTorch's stream there.
+
+    PyTorch's compiled code has such a one; its public one makes objects for 3 us.
+    """
+    torch = sys.modules["torch"]
+    raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    return raw or (lambda device: torch.cuda.current_stream(device).cuda_stream)
 
 
 @functools.lru_cache(256)
-def _family_of_all(kind):
-    """Return the family of all arrays of a type, or None where each is to be looked at."""
+def family_of_all(kind):
+    """Return the family of all arrays of a type, or None where each is to be looked at.
+
+    All tensors of PyTorch count as on the CPU.
+    """
     if kind is np.ndarray:
         return NumPy
+    torch = sys.modules.get("torch")
+    if torch is not None and issubclass(kind, torch.Tensor):
+        return TorchCPU
     cupy = sys.modules.get("cupy")
     if cupy is not None and issubclass(kind, cupy.ndarray):
         return CuPy
@@ -370,13 +431,14 @@ def _family_of_all(kind):
 def family_of(x):
     """Return the family of an array, or None when it is no array."""
     kind: Any = type(x)
-    if family := _family_of_all(kind):
+    family = family_of_all(kind)
+    if family is TorchCPU:
+        return TorchCUDA if x.is_cuda else TorchCPU if x.is_cpu else None
+    if family:
         return family
     if isinstance(x, (bool, int, float, complex, str, bytes, list, tuple, dict, type(None))):
         return None
-    if _torch(x) is not None and x.device.type not in ("cpu", "cuda"):
-        return None
-    return next((family for family in FAMILIES if family.owns(x)), None)
+    return next((family for family in (NumbaCUDA, NumPy) if family.owns(x)), None)
 
 
 def place(family, x) -> str:

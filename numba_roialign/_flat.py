@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 
 import numpy as np
 
@@ -68,28 +67,6 @@ class DeviceArray:
         self.dtype, self.itemsize, self.owner, self.base = dtype, itemsize, owner, base
 
     @classmethod
-    def of(cls, x, dtype):
-        """Return what an array of another library says of its own memory."""
-        itemsize = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-        if hasattr(x, "gpu_data"):  # Numba's, whose interface takes 2 us
-            pointer, shape, strides = x.device_ctypes_pointer.value or 0, x.shape, x.strides
-            is_swapped = not x.dtype.isnative
-        else:
-            own = getattr(x, "__cuda_array_interface__", None)
-            if own is None:  # what the simulator's arrays wrap has one; slices of managed memory
-                own = getattr(x, "_ary", x).__array_interface__
-            if own.get("mask") is not None:
-                raise TypeError("a masked array is read with what it masks: pass it filled")
-            pointer, shape = own["data"][0] or 0, tuple(own["shape"])
-            strides = tuple(own.get("strides") or c_strides(shape, itemsize))  # None: C order
-            is_swapped = own["typestr"].startswith(">" if sys.byteorder == "little" else "<")
-        if is_swapped:
-            raise ValueError(
-                "a byte-swapped array on a CUDA device cannot be read in place: pass a copy"
-            )
-        return cls(pointer, shape, strides, dtype, itemsize, x)
-
-    @classmethod
     def new(cls, pointer, shape, dtype, owner=None, base=None):
         """Return an array in C order, of a dtype of NumPy's."""
         shape, dtype = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype)
@@ -133,10 +110,18 @@ def overlap(one, other) -> bool:
     """Say whether the memory that two arrays span overlaps."""
     if isinstance(one, np.ndarray):
         return np.may_share_memory(one, other)
+    low, high = overlap_range(one, other)
+    return low < other.pointer - one.pointer < high
+
+
+def overlap_range(one, other):
+    """Return the distances, both excluded, between which device arrays that look so overlap.
+
+    They are counted in bytes from where the first begins to where the other does.
+    """
     low, high = extent(one.shape, one.strides, one.itemsize)
     other_low, other_high = extent(other.shape, other.strides, other.itemsize)
-    apart = other.pointer - one.pointer
-    return low < apart + other_high and apart + other_low < high
+    return low - other_high, high - other_low
 
 
 def flat_view(array: np.ndarray, layout: str):

@@ -18,11 +18,12 @@ from ._arguments import (
     check_rois,
     validation,
 )
-from ._families import NumPy, check_places, note_written
+from ._families import NumPy, check_places
 from ._flat import in_order
 from ._geometry import Convention, Sampling, image_of
 from ._kernels import AVERAGE
 from ._memory import empty_result, most_bytes
+from ._repeats import repeated
 
 
 class InvalidRoIError(ValueError):
@@ -178,6 +179,12 @@ def roi_align(
             )
             raise_invalid(invalid, common.images, geometry.convention)
             return out
+    given, repeats = (features, rois, out, None), None
+    if not validate:
+        options = "pool", layout, output_size, geometry, mode, bool(return_argmax)
+        made, repeats = repeated(features, given, stream, workspace, options)
+        if made:
+            return (made[2], made[3]) if return_argmax else made[2]
     check_layout(layout)
     family, features, rois_family, rois = received("features", features, rois)
     count, dtype = rois.shape[0], family.dtype(features)
@@ -191,15 +198,17 @@ def roi_align(
             out = family.empty(shape, features)
         else:
             check_out(out, family, shape, dtype, features=source, rois=boxes)
-            note_written(out)
+            family.note_written(out)
         argmax = family.empty(shape, features, "int64") if return_argmax else None
         if 0 not in shape:
+            result, winners = family.array(out), family.array(argmax) if return_argmax else None
             invalid = _dispatch.target_of(family).pool(
-                source, boxes, sampling, geometry.convention, family.array(out),
-                layout, dtype, validate, queue, mode,
-                family.array(argmax) if return_argmax else None,
+                source, boxes, sampling, geometry.convention, result,
+                layout, dtype, validate, queue, mode, winners,
             )  # fmt: skip
             raise_invalid(invalid, sampling.images, geometry.convention)
+            if repeats:
+                repeats.learn(queue, given, (source, boxes, result, winners), out=2)
     return (out, argmax) if return_argmax else out
 
 
@@ -211,6 +220,12 @@ def roi_align_backward(
     """Return the gradient of a map of a shape from that of the features pooled from it."""
     check_layout(layout)
     validate = validation(validate)
+    given, repeats = (grad_output, rois, out, argmax), None
+    if not validate:
+        options = "gradient", layout, feature_shape, geometry, mode
+        made, repeats = repeated(grad_output, given, stream, workspace, options)
+        if made:
+            return made[2]
     family, grad, rois_family, rois = received("grad_output", grad_output, rois)
     dtype = family.dtype(grad)
     check_features("grad_output", grad.shape, layout, dtype)
@@ -235,16 +250,19 @@ def roi_align_backward(
         else:
             read = {"grad_output": source, "rois": boxes, "argmax": winners}
             check_out(out, family, feature_shape, dtype, **read)
-            note_written(out)
+            family.note_written(out)
         if 0 in grad.shape:
             target.clear(family.array(out), queue)
         elif 0 not in feature_shape:
             sampling = geometry.sampling(images, height, width, output_size)
+            result = family.array(out)
             invalid = target.pool_backward(
-                source, boxes, sampling, geometry.convention, family.array(out),
+                source, boxes, sampling, geometry.convention, result,
                 layout, dtype, validate, queue, mode, winners,
             )  # fmt: skip
             raise_invalid(invalid, images, geometry.convention)
+            if repeats:
+                repeats.learn(queue, given, (source, boxes, result, winners), out=2)
     return out
 
 
@@ -255,6 +273,12 @@ def roi_align_box_backward(
     """Return the gradient of the boxes, (K, 5), from that of the features pooled from them."""
     check_layout(layout)
     validate = validation(validate)
+    given, repeats = (grad_output, features, rois, out), None
+    if not validate:
+        options = "box gradient", layout, geometry
+        made, repeats = repeated(features, given, stream, workspace, options)
+        if made:
+            return made[3]
     family, features, rois_family, rois = received("features", features, rois)
     grad_family, grad = adopted("grad_output", grad_output)
     dtype = family.dtype(features)
@@ -278,14 +302,17 @@ def roi_align_box_backward(
         else:
             read = {"grad_output": weights, "features": source, "rois": boxes}
             check_out(out, family, (rois.shape[0], 5), out_dtype, **read)
-            note_written(out)
+            family.note_written(out)
         if 0 in shape:
             target.clear(family.array(out), queue)
             return out
         sampling = geometry.sampling(images, height, width, output_size)
+        result = family.array(out)
         invalid = target.box_backward(
             weights, source, boxes, sampling, geometry.convention,
-            family.array(out), layout, dtype, validate, queue,
+            result, layout, dtype, validate, queue,
         )  # fmt: skip
         raise_invalid(invalid, images, geometry.convention)
+        if repeats:
+            repeats.learn(queue, given, (weights, source, boxes, result), out=3)
     return out

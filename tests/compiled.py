@@ -24,7 +24,6 @@ import numpy as np
 
 from numba_roialign import _families
 from numba_roialign._cuda import arrays, launches, plans, queue
-from numba_roialign._flat import DeviceArray
 
 from .compiled_ir import MachineCode, ir_of
 from .guarded import rooms
@@ -199,7 +198,7 @@ def guarded(fill, at_end=True, at_once=False):
 def launch(kernel, blocks, threads, *arguments):
     """Launch a kernel on arrays and numbers."""
     given = tuple(
-        DeviceArray.of(argument, argument.dtype.name) if isinstance(argument, Array) else argument
+        _families.NumbaCUDA.array(argument) if isinstance(argument, Array) else argument
         for argument in arguments
     )
     launches.Launch(kernel, blocks, threads, given).make(STREAM)

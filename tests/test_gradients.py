@@ -373,6 +373,7 @@ def test_bad_input(keywords, match):
 @pytest.mark.only("cuda")
 def test_batches_on_a_device(target, rng, monkeypatch):
     from numba_roialign._cuda import target as cuda_target
+    from numba_roialign._repeats import repeats_of
 
     for dtype, mode in [(np.float32, "avg"), (np.float16, "avg"), (np.float32, "max")]:
         grad, rois, shape = case(rng, target, dtype)
@@ -381,6 +382,8 @@ def test_batches_on_a_device(target, rng, monkeypatch):
         with monkeypatch.context() as patch:
             pooled, whole = forward_and_backward(*arguments)
             patch.setattr(cuda_target, "BATCH_BYTES", 1)
+            repeats_of.cache_clear()
             batch_pooled, batched = forward_and_backward(*arguments)
+        repeats_of.cache_clear()
         assert_array_equal(batch_pooled, pooled)
         assert_allclose(batched, whole, atol=1e-3 if dtype == np.float16 else 1e-6)

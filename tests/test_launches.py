@@ -244,10 +244,10 @@ def test_without_a_folder_kernels_compile_in_every_process(monkeypatch):
 
 
 class Queue:
-    stream = STREAM
+    stream, device = STREAM, 0
 
 
-def test_a_plan_is_made_for_each_device(driver):
+def test_a_plan_is_made_for_each_device(driver, monkeypatch):
     from numba_roialign._cuda import plans
 
     made = []
@@ -258,6 +258,7 @@ def test_a_plan_is_made_for_each_device(driver):
 
     driver.numbers = 7
     for driver.device in (0, 1, 0, 1):
+        monkeypatch.setattr(Queue, "device", driver.device)
         plans.run(work, Queue, [array()])
     assert made == [0, 1]
     assert len(driver.launches) == 4
@@ -279,7 +280,7 @@ def test_threads_take_turns_in_a_plan(driver):
     planner.launch(Kernel(), 1, 1, array(base=1, pointer=0))
     plan = Plan(planner)
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda pointer: plan.run(Queue, [array(pointer=pointer)]), pointers))
+        list(pool.map(lambda pointer: plan.run(Queue, [pointer]), pointers))
     held = [struct.unpack("q", launch[-1][4])[0] for launch in driver.launches]
     assert sorted(held) == pointers
     assert others == [False, False]
@@ -288,7 +289,7 @@ def test_threads_take_turns_in_a_plan(driver):
 @pytest.mark.parametrize("pointer", [512, None])
 def test_an_array_of_numbas_is_known_by_its_own_words(pointer):
     """Its interface takes longer. An array of nothing may lie nowhere."""
-    from numba_roialign._flat import DeviceArray
+    from numba_roialign._families import NumbaCUDA
 
     own = SimpleNamespace(
         gpu_data=None,
@@ -297,9 +298,9 @@ def test_an_array_of_numbas_is_known_by_its_own_words(pointer):
         strides=(24, 4),
         dtype=np.dtype("f4"),
     )
-    known = DeviceArray.of(own, "float32")
+    known = NumbaCUDA.array(own)
     assert (known.pointer, known.owner) == (pointer or 0, own)
     assert known.look == ((2, 3), (24, 4), "float32", 4)
     own.dtype = np.dtype(">f4")
     with pytest.raises(ValueError, match="byte-swapped"):
-        DeviceArray.of(own, "float32")
+        NumbaCUDA.array(own)

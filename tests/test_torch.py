@@ -285,6 +285,12 @@ def test_what_kernels_are_told_of_a_tensor(dtype):
     assert array.pointer == tensor.data_ptr()
     assert array.look == ((2, 3, 4, 2), (72 * size, 2 * size, 6 * size, 24 * size), dtype, size)
     assert array.owner is tensor
+    pointer, look = TorchCUDA.seen(tensor)
+    assert pointer == tensor.data_ptr()
+    alike = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+    assert TorchCUDA.seen(alike)[1] == look
+    if tensor.is_floating_point():  # whose gradient a call may have to refuse
+        assert TorchCUDA.seen(tensor.detach().requires_grad_())[1] != look
     boxes = TorchCUDA.boxes(tensor)
     assert boxes.dtype == ("float32" if dtype == "bfloat16" else dtype)
     assert (boxes.owner is tensor) == (dtype != "bfloat16")

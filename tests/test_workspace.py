@@ -175,15 +175,16 @@ def test_two_threads_in_one_workspace():
 
     def enter():
         try:
-            with workspace._serving():
-                pass
+            workspace._begin()
+            workspace._end()
         except RuntimeError as error:
             told.append(str(error))
 
-    with workspace._serving():
-        thread = threading.Thread(target=enter)
-        thread.start()
-        thread.join()
+    workspace._begin()
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    workspace._end()
     assert "one call at a time" in told[0]
     enter()
     assert len(told) == 1

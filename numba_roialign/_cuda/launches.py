@@ -91,7 +91,7 @@ def current_device():
     if config.ENABLE_CUDASIM:
         return 0
     error, device = driver.cuCtxGetDevice()
-    return cuda.get_current_device().id if int(error) else int(device)
+    return cuda.get_current_device().id if error else int(device)
 
 
 class Launch:
@@ -124,7 +124,7 @@ class Launch:
         (error,) = driver.cuLaunchKernel(  # which has copied the arguments when it returns
             self.handle, *self.sizes, int(stream.handle), ctypes.addressof(self.pointers), 0
         )
-        if int(error):
+        if error:
             raise RuntimeError(f"the driver did not launch a kernel: {error!r}")
 
     def make_by_numba(self, stream, origins):

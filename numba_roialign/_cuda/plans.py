@@ -10,7 +10,7 @@ import functools
 import threading
 
 from .._flat import DeviceArray
-from .launches import Launch, current_device
+from .launches import Launch
 
 # The work of more launches is longer than their making: it is not kept.
 MOST_LAUNCHES = 64
@@ -46,25 +46,38 @@ class Plan:
         self.launches, self.size = planner.launches, planner.size
         self.lock = threading.Lock()
 
-    def run(self, queue, arrays):
-        """Make the launches for a call's arrays."""
-        bases = queue.bytes(self.size) if self.size else None, *arrays
-        origins = tuple([0 if base is None else base.pointer for base in bases])
+    def run(self, queue, pointers):
+        """Make the launches for a call's arrays, by where each lies."""
+        scratch = queue.bytes(self.size) if self.size else None
+        origins = (scratch.pointer if scratch else 0, *pointers)
         with self.lock:
             for launch in self.launches:
                 launch.make(queue.stream, origins)
 
 
+class Call:
+    """Work on arrays that look so. It is told apart as an object: to hash all of it takes 1 us."""
+
+    def __init__(self, work, looks, options):
+        self.work, self.looks, self.options = work, looks, options
+
+    def plan(self, device):
+        return plan_of(self, device)
+
+
+call_of = functools.lru_cache(1024)(Call)
+
+
 @functools.lru_cache(1024)
-def plan_of(work, device, looks, options):
-    """Return the plan of work on arrays that look so, on a device; None where it is too long."""
+def plan_of(call, device):
+    """Return the plan of a call on a device; None where it is too long."""
     planner = Planner()
     arrays = [
         None if look is None else DeviceArray(0, *look, base=base)
-        for base, look in enumerate(looks, start=1)
+        for base, look in enumerate(call.looks, start=1)
     ]
     try:
-        work(planner, *arrays, *options)
+        call.work(planner, *arrays, *call.options)
     except TooLong:
         return None
     return Plan(planner)
@@ -73,8 +86,9 @@ def plan_of(work, device, looks, options):
 def run(work, queue, arrays, *options):
     """Do work on arrays by its plan."""
     looks = tuple([None if array is None else array.look for array in arrays])
-    plan = plan_of(work, current_device(), looks, options)
+    queue.call = call_of(work, looks, options)
+    plan = queue.call.plan(queue.device)
     if plan is None:
         work(queue, *arrays, *options)
     else:
-        plan.run(queue, arrays)
+        plan.run(queue, [0 if array is None else array.pointer for array in arrays])

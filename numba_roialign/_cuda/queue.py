@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 from numba import config, cuda
@@ -40,21 +40,38 @@ def numba_stream(handle):
 
 
 class Queue:
-    """A stream to launch on, and memory of its device that lasts as long as the launches need."""
+    """A stream to launch on, and memory of its device that lasts as long as the launches need.
 
-    def __init__(self, stream, allocate, workspace=None):
-        self.stream = stream
-        self.allocate = allocate  # returns an array of so many bytes
-        self.workspace = workspace
+    It is a context: one call's at a time, where it has a workspace.
+    """
+
+    call = None  # what was asked of it last, as `plans` keeps it
+
+    def __init__(self, stream, device, family, like, workspace):
+        self.stream, self.device, self.workspace = stream, device, workspace
+        self.family, self.like = family, like  # whose library gives memory, without a workspace
+
+    def __enter__(self):
+        if self.workspace is not None:
+            self.workspace._begin()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if self.workspace is not None:
+            self.workspace._end()
+
+    def allocate(self, size):
+        """Return a new array of so many bytes."""
+        memory = self.family.empty((size,), self.like, "uint8")
+        return DeviceArray(self.family.pointer(memory), (size,), (1,), "uint8", 1, memory)
 
     def empty(self, shape, dtype):
         """Return a device array for use on the stream."""
-        memory = self.bytes(DeviceArray.new(0, shape, dtype).nbytes)
+        memory = self.bytes(max(1, DeviceArray.new(0, shape, dtype).nbytes))
         return DeviceArray.new(memory.pointer, shape, dtype, memory)
 
     def bytes(self, size):
         """Return memory for use on the stream."""
-        size = max(1, size)
         if self.workspace is None:
             return self.allocate(size)
         return self.workspace._bytes(size, self.allocate)
@@ -68,27 +85,25 @@ class Queue:
         Launch(kernel, blocks, threads, arguments).make(self.stream)
 
 
-def on_device(number):
-    """Return a context in which Numba launches on a device; None is the current one."""
-    if number is None or number == current_device():
-        return nullcontext()
-    return cuda.gpus[number]
-
-
-@contextmanager
 def queue_for(family, x, stream, workspace):
     """Queue work on the device of an array of a family: on the array's stream or on another.
 
     Memory that the family allocates meanwhile is that stream's own.
     """
-    if not isinstance(workspace, (Workspace, type(None))):
+    if workspace is not None and not isinstance(workspace, Workspace):
         raise TypeError(f"workspace must be a Workspace, got {workspace!r:.60}")
     handle = family.stream(x) if stream is None else handle_of(stream)
-    given = None if stream is None else handle
-    serving = workspace._serving() if workspace else nullcontext()
+    device, current = family.device(x), current_device()
+    if device is None:
+        device = current
+    queue = Queue(numba_stream(handle), device, family, x, workspace)
+    if stream is not None:
+        queue = beside(family.allocating(x, handle), queue)
+    return queue if device == current else beside(cuda.gpus[device], queue)
 
-    def allocate(size):
-        return family.array(family.empty((size,), x, "uint8"))
 
-    with on_device(family.device(x)), family.allocating(x, given), serving:
-        yield Queue(numba_stream(handle), allocate, workspace)
+@contextmanager
+def beside(context, queue):
+    """Return the context of a queue within another."""
+    with context, queue as entered:
+        yield entered
