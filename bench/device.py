@@ -12,11 +12,13 @@ from the next. What came of each, and the end of what it printed, is in NAME-dev
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -30,17 +32,22 @@ RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("numba_roialign", "numba", "numba-cuda", "numpy", "torch", "torchvision", "pytest")
 # Tests of every kernel, but few: under the sanitizer a launch takes many times as long.
 SANITIZED = "average or gradient or maximum or boxes"
+SHARING = "average or gradient or channels"  # of those, the kernels whose threads share memory
 SHOWN_LINES = 25
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command and the seconds that it may take; or why it is left out."""
+    """A command and the seconds that it may take; or why it is left out.
+
+    Those that measure nothing run together with their neighbours of that kind.
+    """
 
     name: str
     command: list[str]
     limit: int
     skipped: str = ""
+    measures: bool = True
     environment: dict = field(default_factory=dict)
 
 
@@ -57,31 +64,33 @@ class Outcome:
 
 
 def steps(name):
-    """Return the steps of a run; the limits add up to less than eight minutes."""
+    """Return the steps of a run, which take less than eight minutes."""
     python = sys.executable
     bench = [python, "-m", "bench", "--target", "cuda", "--rounds", "5", "--name"]
     sanitizer = shutil.which("compute-sanitizer")
     checked = [sanitizer or "compute-sanitizer", "--error-exitcode", "9", "--tool"]
     unchecked = "" if sanitizer else "compute-sanitizer is not installed"
     tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--target", "cuda"]
+    together = {"measures": False}
     backward = f"{name}-backward"
     # A kernel compiles for each combination of types, some seconds each.
     parallel = ["--", "-n", "8"] if find_spec("xdist") else []
     return [
         Step("environment", [python, "-m", "bench.device", "--environment"], 20),
-        Step("tests", [python, "-m", "tests", "device", *parallel], 140),
+        Step("tests", [python, "-m", "tests", "device", *parallel], 150, **together),
         Step(
             "sanitizer: memory",
             [*checked, "memcheck", *tests, "tests/test_workspace.py", "-k", SANITIZED],
-            45,
+            120,
             unchecked,
+            **together,
         ),
-        # Of the schedules only that of an average shares memory between threads.
         Step(
             "sanitizer: races",
-            [*checked, "racecheck", *tests, "tests/test_workspace.py", "-k", "average"],
-            30,
+            [*checked, "racecheck", *tests, "tests/test_workspace.py", "-k", SHARING],
+            120,
             unchecked,
+            **together,
         ),
         Step("benchmark", [*bench, name], 155),
         Step("tables", [python, "-m", "bench", "report", str(RESULTS / f"{name}.json")], 15),
@@ -195,10 +204,14 @@ def main(argv=None):
             print(f"{step.name} ({step.limit} s): {step.skipped or ' '.join(step.command)}")
         return 0
     outcomes = []
-    for step in chosen:
-        print(f"=== {step.name}, at most {step.limit} s", flush=True)
-        outcomes.append(attempt(step))
-        print(f"{outcomes[-1].result}, {outcomes[-1].seconds:.0f} s", flush=True)
+    for measures, group in itertools.groupby(chosen, key=lambda step: step.measures):
+        group = list(group)
+        for step in group:
+            print(f"=== {step.name}, at most {step.limit} s", flush=True)
+        with ThreadPoolExecutor(1 if measures else len(group)) as pool:
+            for outcome in pool.map(attempt, group):
+                outcomes.append(outcome)
+                print(f"{outcome.step.name}: {outcome.result}, {outcome.seconds:.0f} s", flush=True)
         path = RESULTS / f"{arguments.name}-device.md"
         path.write_text(report(arguments.name, outcomes), encoding="utf-8")
     print(report(arguments.name, outcomes))

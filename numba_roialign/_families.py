@@ -316,6 +316,16 @@ class NumbaCUDA:
         return nullcontext()
 
 
+class _Handle:
+    """A stream's handle, as libraries take it from each other."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __cuda_stream__(self):
+        return 0, self.stream
+
+
 class CuPy(NumbaCUDA):
     """CuPy arrays, from its memory pool and on its current stream."""
 
@@ -345,7 +355,12 @@ class CuPy(NumbaCUDA):
     @staticmethod
     @contextmanager
     def allocating(x, stream):
-        with x.device, sys.modules["cupy"].cuda.ExternalStream(stream):
+        Stream = sys.modules["cupy"].cuda.Stream
+        if hasattr(Stream, "from_external"):  # CuPy 14, where `ExternalStream` warns
+            own = Stream.from_external(_Handle(stream))
+        else:
+            own = sys.modules["cupy"].cuda.ExternalStream(stream)
+        with x.device, own:
             yield
 
 

@@ -100,7 +100,7 @@ if find_spec("numba_cuda") is not None:
 
 
 @pytest.mark.only("cuda")
-@pytest.mark.filterwarnings("ignore:Grid size")  # which a device has more blocks for
+@pytest.mark.filterwarnings("ignore:.*Grid size")  # which a device has more blocks for
 def test_a_cuda_kernel_that_pools_and_goes_on(target, rng):
     logits, rois = case(rng, np.float32)
     masks = target.array(np.zeros((4, 3, 3), np.bool_))
