@@ -206,3 +206,23 @@ def locate(rois, n, sampling, convention, zero):
     if skips(x1, x2, convention):
         x = Axis(x.start, x.bin_size, x.bins, 0, x.length)
     return image, y, x
+
+
+@compilable()
+def locate_axis(rois, n, is_y, sampling, convention, zero):
+    """As `locate`, of one axis alone: return the image and the axis.
+
+    The row cannot be pooled where the image is -1 or either axis has -1 samples.
+    """
+    T = type(sampling.scale_y)
+    column, scale = 1, sampling.scale_x
+    bins, samples, length = sampling.output_width, sampling.samples_x, sampling.width
+    if is_y:
+        column, scale = 2, sampling.scale_y
+        bins, samples, length = sampling.output_height, sampling.samples_y, sampling.height
+    low, high = T(rois[n, column]), T(rois[n, column + 2])
+    image = image_of(T(rois[n, 0]), sampling.images, convention)
+    axis = axis_of(low, high, scale, bins, samples, sampling.most_samples, length, convention, zero)
+    if not is_y and axis.samples >= 0 and skips(low, high, convention):
+        axis = Axis(axis.start, axis.bin_size, axis.bins, 0, axis.length)
+    return image, axis

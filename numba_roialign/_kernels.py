@@ -43,21 +43,6 @@ def weighted(features, origin, stride, taps, zero):
 
 
 @inlined
-def weighted_of_four(features, origin, hop, stride, taps, zero):
-    """As `weighted`, of four lines `hop` elements apart, for which a tap is read once."""
-    one, two, three, four = zero, zero, zero, zero
-    i, last = np.uintp(taps.first), np.uintp(taps.last)
-    while i < last:
-        weight, element = taps.weights[i], origin + stride * np.uintp(taps.pixels[i])
-        one = one + weight * features[element]
-        two = two + weight * features[element + hop]
-        three = three + weight * features[element + hop + hop]
-        four = four + weight * features[element + hop + hop + hop]
-        i += np.uintp(1)
-    return one, two, three, four
-
-
-@inlined
 def average(features, origin, row_stride, column_stride, rows, columns, zero, total):
     """Add the taps of one bin, of the plane that starts at element `origin`, to `total`.
 

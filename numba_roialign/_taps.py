@@ -55,14 +55,15 @@ class Taps(NamedTuple):
     last: int
 
 
-def tap_capacity(bins: int, samples: int, length: int) -> int:
-    """Return how many taps the bins of one axis can have together.
+def tap_capacity(bins: int, samples: int, length: int, spare: int = 0) -> int:
+    """Return how many taps the bins of one axis can have together, and some to spare for each.
 
     Two per sample; or, since bins lie side by side, each pixel of the map once and three more per
     bin: two where neighbours overlap and one for rounding at a bin's edge.
     """
     side_by_side = length + 3 * bins
-    return min(2 * samples * bins, side_by_side) if samples > 0 else side_by_side
+    taps = min(2 * samples * bins, side_by_side) if samples > 0 else side_by_side
+    return taps + spare * bins
 
 
 def sample_capacity(bins: int, samples: int, length: int) -> int:
@@ -186,32 +187,29 @@ def first_pixel(axis, p):
 
 
 @compilable()
-def first_slot(axis, p, capacity):
+def first_slot(axis, p, capacity, spare):
     """Return where the slots of bin `p` start, if each bin must know that without the others.
 
     There are `capacity` slots, as many as `tap_capacity` says. A bin taps the pixels that it
     covers, one more, and for rounding another.
     """
-    if 2 * axis.samples * axis.bins <= capacity:
-        return 2 * axis.samples * p
-    return abs(first_pixel(axis, p) - first_pixel(axis, 0)) + 3 * p
+    if (2 * axis.samples + spare) * axis.bins <= capacity:
+        return (2 * axis.samples + spare) * p
+    return abs(first_pixel(axis, p) - first_pixel(axis, 0)) + (3 + spare) * p
 
 
-@compilable()
-def line_of(axis, capacity):
-    """Return the first pixel and the length of the line that a box makes of a row of the map.
+@uncounted
+def pad_bin(pixels, weights, first, slot, multiple):
+    """Split the last tap of a bin until their number is a multiple, a power of two; return the end.
 
-    It holds all pixels that the box covers; or, where there are fewer slots than pixels, one for
-    each slot, and the first pixel is -1.
+    Halves are exact, and no pixel is read that the bin does not tap: it could be infinite.
     """
-    if axis.samples == 0:
-        return 0, 0
-    one, other = first_pixel(axis, 0), first_pixel(axis, axis.bins)
-    low, slots = min(one, other), first_slot(axis, axis.bins, capacity)
-    pixels = min(max(one, other) + 2, axis.length) - low
-    if pixels <= slots:
-        return low, pixels
-    return -1, slots
+    while first < slot and (slot - first) & (multiple - 1):
+        half = weights[slot - 1] * type(weights[0])(0.5)
+        weights[slot - 1] = weights[slot] = half
+        pixels[slot] = pixels[slot - 1]
+        slot += 1
+    return slot
 
 
 @uncounted

@@ -25,10 +25,11 @@ import numpy as np
 from numba_roialign import _families
 from numba_roialign._cuda import arrays, launches, plans, queue
 
-from .compiled_ir import MachineCode, ir_of
+from .compiled_ir import MOST_ASKED_FOR, MachineCode, ir_of
 from .guarded import rooms
 
 POISON = 0xFF  # what memory holds that nobody has written, as NaN or -1
+BEHIND = 256  # bytes behind shared memory, which must stay so
 RANDOM = random.Random(0)
 STREAM = SimpleNamespace(handle=0, synchronize=lambda: None)
 # How a launch lays out numbers of a parameter's type.
@@ -38,20 +39,29 @@ CODES = {"i8": "?7x", "i32": "I4x", "i64": "q", "ptr": "q", "float": "f4x", "dou
 class Kernel(MachineCode):
     """A kernel, and how it runs over a grid."""
 
-    def launch(self, blocks, threads, parameters):
-        """Run the blocks, from any first one on, and their threads in any order."""
+    def launch(self, blocks, threads, shared, parameters):
+        """Run the blocks, from any first one on, and their threads in any order.
+
+        Blocks have as many bytes of shared memory as were asked for, and must not write behind.
+        """
         self.place[3:6], self.place[9:12] = threads, blocks
         grid, block = ([*itertools.product(*map(range, sizes))] for sizes in (blocks, threads))
         first = RANDOM.randrange(len(grid))
+        memory = self.shared
+        if self.asked_for is not None:
+            memory = [*memory, (self.asked_for, shared + BEHIND)]
         for self.place[6:9] in grid[first:] + grid[:first]:
-            for address, size in self.shared:
+            for address, size in memory:
                 ctypes.memset(address, POISON, size)
             if self.has_barriers:
                 self.run_between_barriers(block, parameters)
-                continue
-            RANDOM.shuffle(block)
-            for self.place[:3] in block:
-                self.enter(parameters)
+            else:
+                RANDOM.shuffle(block)
+                for self.place[:3] in block:
+                    self.enter(parameters)
+            if self.asked_for is not None:
+                behind = ctypes.string_at(self.asked_for + shared, BEHIND)
+                assert behind == bytes([POISON]) * BEHIND, "a kernel wrote behind its shared memory"
 
     def run_between_barriers(self, block, parameters):
         """Run the threads of a block, all to their next barrier before any goes on from there."""
@@ -116,11 +126,13 @@ class Driver:
     def cuLaunchKernel(self, handle, *rest):
         *sizes, shared, _, parameters, extra = rest
         blocks, threads = sizes[:3], sizes[3:]
-        assert (shared, extra) == (0, 0)
+        assert extra == 0
+        kernel = self.kernels[handle]
+        assert shared + sum(size for _, size in kernel.shared) <= MOST_ASKED_FOR
         assert 0 < math.prod(threads) <= 1024
         assert min(blocks) > 0
         assert max(blocks[1:]) <= launches.MOST_BLOCKS
-        self.kernels[handle].launch(blocks, threads, parameters)
+        kernel.launch(blocks, threads, shared, parameters)
         return (0,)
 
     def compiled(self, kernel, arguments, kinds):
@@ -201,7 +213,7 @@ def launch(kernel, blocks, threads, *arguments):
         _families.NumbaCUDA.array(argument) if isinstance(argument, Array) else argument
         for argument in arguments
     )
-    launches.Launch(kernel, blocks, threads, given).make(STREAM)
+    launches.Launch(kernel, blocks, threads, 0, given).make(STREAM)
 
 
 def empty(shape, like, dtype=None):

@@ -14,6 +14,9 @@ CAPABILITY = 9, 0
 PLACES = "tid", "ntid", "ctaid", "nctaid"
 FLOATS = ("f", "float", "f32"), ("", "double", "f64")
 SHARED = re.compile(r'^@"(\S+)" = addrspace\(3\) global \[(\d+) x (\w+)\]', re.MULTILINE)
+# Arrays in the shared memory that a launch asks for: all begin where it does.
+ASKED_FOR = re.compile(r'^@"(\S+)" = external addrspace\(3\) global \[0 x .*\n', re.MULTILINE)
+MOST_ASKED_FOR = 48 << 10
 SIZES = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "half": 2, "float": 4, "double": 8}
 
 
@@ -112,6 +115,14 @@ def ir_of(function, types):
 def adapted(ir):
     """Return IR for NVIDIA's compiler as IR for this processor."""
     ir = re.sub(r'^(target |!|@"llvm.used").*\n', "", ir, flags=re.MULTILINE)
+    for name in ASKED_FOR.findall(ir):
+        ir = ir.replace(f'@"{name}"', "@asked_for")
+    ir, asks = re.subn(r"^@asked_for = .*\n", "", ir, flags=re.MULTILINE)
+    if asks:
+        kind = f"[{2 * MOST_ASKED_FOR} x i8]"
+        ir += f"\n@asked_for = addrspace(3) global {kind} zeroinitializer, align 16\n"
+    size = r"call i32 asm\s.*%dynamic_smem_size;.*"  # for an array's length
+    ir = re.sub(size, f"add i32 0, {MOST_ASKED_FOR}", ir)
     ir = re.sub(r", !\w+ !\d+", "", ir).replace("llvm.nvvm.", "nvvm.")
     ir = re.sub(r"= (fadd|fsub|fmul) ", r"= \1 contract ", ir)  # as NVIDIA's compiler fuses them
     assembly = r'call (\w+) asm\s+"cvt(?:\.rn)?\.(\w+)\.(\w+) [^"]*", "[^"]*"\((\w+) '
@@ -136,6 +147,8 @@ class MachineCode:
             for ir in irs
             for name, count, kind in SHARED.findall(ir)
         ]
+        asks = any("@asked_for" in ir for ir in irs)
+        self.asked_for = engine.get_global_value_address("asked_for") if asks else None
         self.has_barriers = any("nvvm.barrier0" in ir for ir in irs)
 
 

@@ -85,11 +85,14 @@ class Cuda(Target):
 
     def __init__(self):
         if SIMULATOR or COMPILED:
-            from numba_roialign._cuda import average, gradient, launches
+            from numba_roialign._cuda import average, box_tables, gradient, launches
 
-            # So that small arrays take several blocks, parts, rounds and tiles.
+            # So that small arrays take several blocks, parts, rounds and tiles, and every kernel.
             launches.THREADS_PER_BLOCK = 16
-            average.THREADS, average.BLOCKS, average.LINE_NUMBERS = 8, 4, 64
+            average.THREADS, average.WIDE_THREADS, average.GROUPS_LAST = 8, 16, 2
+            average.BLOCKS, average.MORE_BLOCKS, average.RESIDENT = 4, 8, 100
+            average.TAPS_OF_LANE = box_tables.TAPS_OF_LANE = 2
+            average.WIDE_TAPS, average.SHORT_ROW = 5, 4
             gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 4
             gradient.THREADS, gradient.BLOCKS = 4, 1
             gradient.SUM_NUMBERS, gradient.LISTERS = 8, 2

@@ -87,7 +87,7 @@ def arguments(dtype="float32", strides=None, row=NARROW, scale=HALF, base=None):
 def launch(kernel, given, blocks=(2, 3), threads=4):
     from numba_roialign._cuda.launches import Launch
 
-    return Launch(kernel, blocks, threads, given)
+    return Launch(kernel, blocks, threads, 0, given)
 
 
 def test_a_kernel_is_compiled_once_for_kinds_of_arguments(driver):
@@ -209,16 +209,16 @@ def test_a_kernel_is_loaded_until_the_package_or_numba_cuda_changes(monkeypatch,
     from numba.cuda.dispatcher import _Kernel
 
     from numba_roialign._cuda import cache
-    from numba_roialign._cuda.average import schedule_bins
+    from numba_roialign._cuda.average import schedule_boxes
 
     def load(sig):
-        return cache._PackageCache(schedule_bins.py_func)._load_overload(sig, context)
+        return cache._PackageCache(schedule_boxes.py_func)._load_overload(sig, context)
 
     context = SimpleNamespace(codegen=lambda: Saved.codegen)
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(_Kernel, "_rebuild", lambda **states: states)
-    cache._PackageCache(schedule_bins.py_func).save_overload(("one",), Saved(name="kernel"))
-    cache._PackageCache(schedule_bins.py_func).save_overload(("halves",), Saved())
+    cache._PackageCache(schedule_boxes.py_func).save_overload(("one",), Saved(name="kernel"))
+    cache._PackageCache(schedule_boxes.py_func).save_overload(("halves",), Saved())
     assert load(("one",)) == {"name": "kernel"}
     assert load(("other",)) is None
     assert load(("halves",)) is None, "what cannot be kept is compiled anew"

@@ -124,7 +124,11 @@ def test_each_box_is_pooled_by_itself(target, pooling, shape, count, seed):
     result = pooling(target, features, rois)
     order = rng.permutation(len(rois))
     assert_array_equal(pooling(target, features, rois[order]), result[order])
-    assert_array_equal(pooling(target, features, rois[:1]), result[:1])
+    alone = pooling(target, features, rois[:1])
+    if target.name == "cpu":
+        assert_array_equal(alone, result[:1])
+    else:  # few boxes have a kernel of their own there, which the compiler may round otherwise
+        assert_allclose(alone, result[:1], rtol=1e-5, atol=1e-5)
 
 
 @given(poolings, shapes, counts, seeds)

@@ -16,8 +16,10 @@ REQUIRED = bool(os.environ.get("NUMBA_ROIALIGN_REQUIRE_PTX"))
 CAPABILITIES = [(7, 5), (8, 0), (9, 0)]
 # Of 65536 on a multiprocessor: with 80 it holds three blocks of 256 threads, with 128 two.
 MOST_REGISTERS = 80
-# Samples and their numbers, kept apart; and 16 loads on their way at once.
-MORE_REGISTERS = ("schedule_maxima", "schedule_winners", "schedule_lines")
+# Samples and their numbers, kept apart; and 16 values on their way at once.
+MORE_REGISTERS = (
+    "schedule_maxima", "schedule_winners", "schedule_boxes", "schedule_wide", "schedule_tabled",
+)  # fmt: skip
 MOVES = ("schedule_tiles", "schedule_zeros")  # kernels without arithmetic on numbers
 
 
@@ -65,7 +67,7 @@ class Notes:
     def reuse(self):
         pass
 
-    def launch(self, kernel, blocks, threads, *arguments):
+    def launch(self, kernel, blocks, threads, shared, *arguments):
         self.launches[kernel.py_func.__name__] = kernel.py_func, arguments
 
 
@@ -100,6 +102,18 @@ def launches_of(dtype, monkeypatch):
         target.queue_gradient(queue, pooled, rois, features, None, how)
         target.queue_gradient(queue, pooled, rois, features, argmax, of_max)
         target.queue_box_gradient(queue, pooled, features, rois, out_rois, how)
+    # Averages that other kernels pool: many boxes, wide bins, and a table that has no room.
+    how = how._replace(layout="NCHW")
+    many = device_array((100_000, 5), "float32")
+    pooled = device_array((100_000, 3, 7, 7), dtype)
+    features = device_array((2, 3, 40, 50), dtype)
+    target.queue_pooling(queue, features, many, pooled, None, how)
+    adaptive = how._replace(sampling=sampling._replace(width=500, samples_y=0, samples_x=0))
+    wide = device_array((2, 3, 40, 500), dtype)
+    target.queue_pooling(queue, wide, many, pooled, None, adaptive)
+    large = how._replace(sampling=sampling._replace(output_height=300))
+    pooled = device_array((9, 3, 300, 7), dtype)
+    target.queue_pooling(queue, features, rois, pooled, None, large)
     target.queue_zeros(queue, features)
     monkeypatch.setattr(target, "fetch", lambda images, _: np.zeros(images.shape))
     assert target.first_invalid(rois, how, queue) is None

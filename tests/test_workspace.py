@@ -50,6 +50,10 @@ def operations(rng, target):
 NAMES = list(operations(np.random.default_rng(0), type("Host", (), {"array": lambda _, x: x})()))
 
 
+# An average by tables in shared memory.
+WITHOUT_SCRATCH = ("average", "channels last", "ROIAlign")
+
+
 @pytest.mark.only("cuda")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_call_that_was_made_before_only_launches(target, rng, name, monkeypatch):
@@ -63,9 +67,9 @@ def test_a_call_that_was_made_before_only_launches(target, rng, name, monkeypatc
     out = target.array(np.full(like.shape, -7, expected.dtype))
     workspace = Workspace()
     assert call(out=out, workspace=workspace) is out
-    held = workspace.nbytes
-    assert held > 0
+    assert (workspace.nbytes > 0) == (name not in WITHOUT_SCRATCH)
     assert call(out=out, workspace=workspace, validate=True) is out
+    held = workspace.nbytes
     out = target.array(np.full(like.shape, -7, expected.dtype))
 
     def forbidden(*_, **__):
@@ -119,7 +123,7 @@ def test_a_call_too_long_for_a_plan(target, rng, monkeypatch):
     for name, (call, _) in operations(rng, target).items():
         expected = target.numpy(call())
         with monkeypatch.context() as patch:
-            patch.setattr(plans, "MOST_LAUNCHES", 1)
+            patch.setattr(plans, "MOST_LAUNCHES", 0)
             patch.delattr(plans.Plan, "run")
             plans.plan_of.cache_clear()
             assert_array_equal(target.numpy(call()), expected, err_msg=name)
@@ -128,7 +132,7 @@ def test_a_call_too_long_for_a_plan(target, rng, monkeypatch):
 
 @pytest.mark.only("cuda")
 def test_the_number_of_launches(target, rng, monkeypatch):
-    """Each costs the host some 10 us: a table and a pooling are two, whatever the sizes."""
+    """Each costs the host some 2 us and the device one: an average is one, whatever the sizes."""
     from numba_roialign._cuda.launches import Launch
 
     launched, make = [], Launch.make
@@ -144,14 +148,14 @@ def test_the_number_of_launches(target, rng, monkeypatch):
         call()
         counts[name] = len(launched)
     assert counts == {
-        "average": 2,
-        "channels last": 2,
+        "average": 1,
+        "channels last": 1,
         "maximum": 2,
         "gradient": 4,
         "gradient in half": 4,
         "of a maximum": 4,
         "boxes": 16,
-        "ROIAlign": 2,
+        "ROIAlign": 1,
         "ROIAlignGrad": 4,
     }
 

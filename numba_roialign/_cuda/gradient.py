@@ -11,7 +11,7 @@ import numpy as np
 from numba import cuda
 
 from .. import _kernels, _taps
-from .average import split
+from .indices import split
 from .launches import MOST_BLOCKS, configured
 
 average = cuda.jit(device=True)(_kernels.average)
@@ -202,3 +202,11 @@ class Tiles:
         columns = -(-channels // self.across(channels, side_by_side))
         wanted = -(-columns // -(-BLOCKS // self.count))
         return min(wanted, SUM_NUMBERS // THREADS)
+
+
+def narrowed(strides):
+    """Return the strides of rows and columns as 32 bits, where they fit: an address is then one
+    multiplication."""
+    if max(strides.row, strides.column) >= 1 << 32:
+        return strides
+    return strides._replace(row=np.uint32(strides.row), column=np.uint32(strides.column))

@@ -32,6 +32,14 @@ CODES = {bool: "?7x", int: "q", np.uint32: "I4x", np.float32: "f4x", float: "d",
 _compiled: dict = {}
 
 
+def bounded(threads, blocks):
+    """Return options by which a kernel gets the registers that so many blocks leave it.
+
+    Without, the assembler may save registers and wait for one load after the other.
+    """
+    return {} if config.ENABLE_CUDASIM else {"launch_bounds": (threads, blocks)}
+
+
 class Layout:
     """What a launch's arguments are to the driver: eight bytes for each number."""
 
@@ -97,10 +105,10 @@ def current_device():
 class Launch:
     """A launch of a kernel, to be made once or again."""
 
-    def __init__(self, kernel, blocks, threads, arguments):
+    def __init__(self, kernel, blocks, threads, shared, arguments):
         layout = Layout(arguments)
         self.kernel, self.handle = kernel, compiled(kernel, arguments, layout.kinds)
-        self.blocks, self.threads, self.arguments = blocks, threads, arguments
+        self.blocks, self.threads, self.shared, self.arguments = blocks, threads, shared, arguments
         self.places, self.origins = layout.places, None
         if self.handle is not None:
             count = len(layout.values)
@@ -108,7 +116,7 @@ class Launch:
             struct.pack_into(layout.codes, self.numbers, 0, *layout.values)
             start = ctypes.addressof(self.numbers)
             self.pointers = (ctypes.c_void_p * count)(*range(start, start + 8 * count, 8))
-            self.sizes = *three(blocks), *three(threads), 0
+            self.sizes = *three(blocks), *three(threads), shared
 
     def make(self, stream, origins=()):
         """Launch the kernel; `origins` are the addresses of the bases that arrays count from.
@@ -133,8 +141,8 @@ class Launch:
 
         with warnings.catch_warnings():
             # Numba warns of small grids; a call on a few boxes is one and cannot help it.
-            warnings.filterwarnings("ignore", message="Grid size")
-            configured = self.kernel[self.blocks, self.threads, stream]
+            warnings.filterwarnings("ignore", message=".*Grid size")
+            configured = self.kernel[self.blocks, self.threads, stream, self.shared]
         configured(*mapped(placed, self.arguments))
 
 
@@ -144,9 +152,12 @@ def three(sizes):
     return sizes + (1,) * (3 - len(sizes))
 
 
-def configured(kernel, blocks, threads, queue):
-    """Return a function of a kernel's arguments that launches it on a queue."""
-    return functools.partial(queue.launch, kernel, blocks, threads)
+def configured(kernel, blocks, threads, queue, shared=0):
+    """Return a function of a kernel's arguments that launches it on a queue.
+
+    Its blocks have so many bytes of shared memory, beside what the kernel declares.
+    """
+    return functools.partial(queue.launch, kernel, blocks, threads, shared)
 
 
 def over(kernel, work, queue):

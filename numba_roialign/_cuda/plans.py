@@ -33,10 +33,10 @@ class Planner:
         self.size += -(-array.nbytes // GRAIN) * GRAIN
         return array
 
-    def launch(self, kernel, blocks, threads, *arguments):
+    def launch(self, kernel, blocks, threads, shared, *arguments):
         if len(self.launches) == MOST_LAUNCHES:
             raise TooLong
-        self.launches.append(Launch(kernel, blocks, threads, arguments))
+        self.launches.append(Launch(kernel, blocks, threads, shared, arguments))
 
 
 class Plan:

@@ -81,8 +81,8 @@ class Queue:
         if self.workspace is not None:
             self.workspace._taken = 0
 
-    def launch(self, kernel, blocks, threads, *arguments):
-        Launch(kernel, blocks, threads, arguments).make(self.stream)
+    def launch(self, kernel, blocks, threads, shared, *arguments):
+        Launch(kernel, blocks, threads, shared, arguments).make(self.stream)
 
 
 def queue_for(family, x, stream, workspace):

@@ -12,9 +12,9 @@ from .._geometry import Convention, Sampling
 from .._kernels import AVERAGE, Strides
 from . import elements, plans
 from .arrays import check_result, fetch, flat_result, flat_view
-from .average import Average, narrowed
+from .average import Average
 from .boxes import join_boxes, row_of, stack_boxes
-from .gradient import Tiles, schedule_gradient, schedule_winners
+from .gradient import Tiles, narrowed, schedule_gradient, schedule_winners
 from .launches import over
 from .tables import Tables, typed_geometry
 
@@ -77,9 +77,10 @@ def queue_pooling(queue, features, rois, out, argmax, how):
     source, target = flat_view(features, layout), flat_result(out, layout)
     channels = in_order(layout, out.shape)[1]
     if how.mode == AVERAGE:
-        tables = Average(rois, geometry, queue, how.batch_bytes)
-        for start in batches_of(tables):
-            tables.pool(start, source, target, channels)
+        is_last = source[1].channel == 1 and channels > 1
+        is_packed = target[1].row == out.shape[-1] * target[1].column
+        boxes = Average(rois, geometry, queue, how.batch_bytes, channels, is_last, is_packed)
+        boxes.pool(source, target)
         return
     tables = Tables(rois, geometry, queue, how.batch_bytes, samples=True)
     if argmax is not None:

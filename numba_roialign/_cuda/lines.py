@@ -1,0 +1,97 @@
+"""The sum of a row's taps on a device, for several channels at once.
+
+It is the sum of `_kernels.weighted`, in the same order. All that some taps read is on its way
+before any of it is used: the assembler may otherwise use a value as soon as it is there, and wait
+for one after the other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from .box_tables import AT_ONCE
+
+HELD = 2 * AT_ONCE  # taps that a thread can hold; and that are read at once
+
+
+class Held(NamedTuple):
+    """The taps of a bin that are the same for all rows, in registers: arrays of constant size."""
+
+    offsets: np.ndarray  # (HELD,) from where a line starts, in the type of the strides
+    weights: np.ndarray  # (HELD,)
+    count: int  # that there are
+
+
+@cuda.jit(device=True)
+def read(features, origin, hop, there, values, place, count):
+    """Read the same element of `count` lines, whose starts lie `hop` apart.
+
+    Of the lines the first `there` exist; the last of them is read in place of others.
+    """
+    Index, furthest = type(hop), np.uint32(there - 1)
+    for k in range(count):
+        apart = Index(Index(min(np.uint32(k), furthest)) * hop)
+        values[place * count + k] = features[origin + np.uintp(apart)]
+
+
+@cuda.jit(device=True)
+def add(weight, values, place, lines, count):
+    """Add to sums what was read, times a weight."""
+    for k in range(count):
+        lines[k] += weight * values[place * count + k]
+
+
+@cuda.jit(device=True)
+def hold(taps, stride, offsets, weights, zero):
+    """Return the taps of a bin as a thread holds them, in the arrays that are given."""
+    Index = type(stride)
+    for t in range(HELD):
+        offsets[t], weights[t] = 0, zero
+        slot = np.uint32(taps.first + t)
+        if slot < taps.last:
+            offsets[t], weights[t] = Index(stride * Index(taps.pixels[slot])), taps.weights[slot]
+    return Held(offsets, weights, np.uint32(taps.last - taps.first))
+
+
+@cuda.jit(device=True)
+def held_lines(features, origin, hop, there, held, values, lines, count, zero):
+    """Write to `lines` the sums of the taps that are held, of `count` lines."""
+    for k in range(count):
+        lines[k] = zero
+    if held.count > 0:
+        for t in range(AT_ONCE):
+            read(features, origin + np.uintp(held.offsets[t]), hop, there, values, t, count)
+        if held.count > AT_ONCE:
+            for t in range(AT_ONCE, HELD):
+                read(features, origin + np.uintp(held.offsets[t]), hop, there, values, t, count)
+        for t in range(AT_ONCE):
+            add(held.weights[t], values, t, lines, count)
+        if held.count > AT_ONCE:
+            for t in range(AT_ONCE, HELD):
+                add(held.weights[t], values, t, lines, count)
+
+
+@cuda.jit(device=True)
+def weighted_lines(features, origin, hop, there, stride, taps, step, values, lines, count, zero):
+    """As `held_lines`, of taps however many: some of them, and then those a `step` further."""
+    Index, first = type(stride), taps.first
+    for k in range(count):
+        lines[k] = zero
+    while first < taps.last:
+        second = np.uint32(first + step)
+        for t in range(AT_ONCE):
+            offset = Index(stride * Index(taps.pixels[np.uint32(first + t)]))
+            read(features, origin + np.uintp(offset), hop, there, values, t, count)
+        if second < taps.last:
+            for t in range(AT_ONCE):
+                offset = Index(stride * Index(taps.pixels[np.uint32(second + t)]))
+                read(features, origin + np.uintp(offset), hop, there, values, AT_ONCE + t, count)
+        for t in range(AT_ONCE):
+            add(taps.weights[np.uint32(first + t)], values, t, lines, count)
+        if second < taps.last:
+            for t in range(AT_ONCE):
+                add(taps.weights[np.uint32(second + t)], values, AT_ONCE + t, lines, count)
+        first = np.uint32(second + step)

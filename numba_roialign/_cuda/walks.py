@@ -1,0 +1,422 @@
+"""The CUDA schedules of an average: a block for a box and some of its channels.
+
+Each thread walks down a column of bins, for several channels: it sums the taps of a row of
+pixels, adds the sum to the bin that taps the row, and keeps the sums of two rows, for these are all
+that the next bin may tap again. So a row of pixels is read once for all bins of a column.
+
+Neighbouring threads take neighbouring bins of a row where channels lie in planes, and neighbouring
+channels where these lie side by side. Where bins are wide, several threads share the taps of a row;
+where there are few bins for the device, several share the rows of a bin. Their sums meet in shared
+memory. So do the bins of a part of narrow planes: written one row after the other, they would be
+pieces of sectors.
+
+Loops in strides are `while` loops: ``range`` with a step begins with a division of 64 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from .. import _kernels
+from .._taps import Taps
+from .box_tables import (
+    AT_ONCE,
+    bounds_of,
+    fill_table,
+    is_pooled,
+    shared_table,
+    table_of,
+    wide_table,
+)
+from .indices import split
+from .launches import bounded
+from .lines import HELD, Held, held_lines, hold, weighted_lines
+
+element_at = cuda.jit(device=True)(_kernels.element_at)
+
+OWN = 4  # channels of a thread
+FEW_OWN = 2  # where there are few bins for the device
+VALUES = HELD * OWN  # that a thread reads at once
+FEW_THREADS = 256  # of a block, at most, of which the registers of three must fit
+NO_ROW = np.uint32(0xFFFFFFFF)
+
+
+class Division(NamedTuple):
+    """How a block divides a box: into parts, and each part among its threads. In 32 bits."""
+
+    across: int  # parts: of the channels
+    down: int  # and of the rows of bins
+    groups: int  # of threads that take other channels
+    columns: int  # of bins, side by side
+    walks: int  # one below the other
+    rows: int  # of bins, of a walk
+    lanes: int  # threads that share a bin; the most of them, where boxes decide it
+    is_last: bool  # whether channels come last: neighbouring threads then take these
+    is_staged: bool  # whether bins meet in shared memory before they are written
+
+
+class Place(NamedTuple):
+    """What a thread takes of a part. In 32 bits."""
+
+    lane: int  # of the threads that share a bin
+    group: int  # of channels
+    column: int  # of bins
+    walk: int
+    works: bool  # whether there is anything for it
+
+
+@cuda.jit(device=True)
+def divided(division, lanes, channels, height):
+    """Return how a block divides a box of whose bins so many threads share each."""
+    if lanes == 1:
+        return division
+    groups, one = split(cuda.blockDim.y, lanes)[0], np.uint32(1)
+    across = split(channels + OWN * groups - 1, OWN * groups)[0]
+    return Division(
+        across, height, groups, division.columns, one, one, lanes,
+        division.is_last, division.is_staged,
+    )  # fmt: skip
+
+
+@cuda.jit(device=True)
+def place_of(division, lanes):
+    """Return what this thread takes of a part."""
+    x = np.uint32(cuda.threadIdx.x)
+    number, lane = split(cuda.threadIdx.y, lanes)
+    if division.is_last:
+        walk, column = split(number, division.columns)
+        return Place(lane, x, column, walk, walk < division.walks)
+    group, walk = split(number, division.walks)
+    return Place(lane, group, x, walk, group < division.groups)
+
+
+@cuda.jit(device=True)
+def this_thread():
+    """Return the number of this thread in its block, and how many there are."""
+    across = np.uint32(cuda.blockDim.x)
+    thread = np.uint32(np.uint32(cuda.threadIdx.x) + np.uint32(cuda.threadIdx.y) * across)
+    return thread, np.uint32(across * np.uint32(cuda.blockDim.y))
+
+
+@cuda.jit(device=True)
+def sum_lanes(numbers, sums, lanes, lane):
+    """Sum for the first lane of a bin what all its lanes have, through shared memory."""
+    place = np.uint32(this_thread()[0] * OWN)  # side by side: with one address for all
+    for k in range(OWN):
+        numbers[place + np.uint32(k)] = sums[k]
+    cuda.syncthreads()
+    if lane == 0:
+        while lanes > 1:
+            place = np.uint32(place + np.uint32(cuda.blockDim.x) * OWN)
+            for k in range(OWN):
+                sums[k] += numbers[place + np.uint32(k)]
+            lanes = np.uint32(lanes - 1)
+    cuda.syncthreads()
+
+
+@cuda.jit(device=True)
+def write_staged(numbers, out, to, strides, channels, cells):
+    """Write the bins of a part, `cells` for each of its channels, in the order that they lie in."""
+    stride, column_stride = np.uintp(strides.channel), np.uintp(strides.column)
+    place, threads = this_thread()
+    channel, cell = split(place, cells)
+    channel_step, cell_step = split(threads, cells)
+    to += np.uintp(channel) * stride + np.uintp(cell) * column_stride
+    step = np.uintp(channel_step) * stride + np.uintp(cell_step) * column_stride
+    while place < channels * cells:
+        out[to] = numbers[place]
+        place, cell, to = np.uint32(place + threads), np.uint32(cell + cell_step), to + step
+        if cell >= cells:
+            cell = np.uint32(cell - cells)
+            to += stride - np.uintp(cells) * column_stride
+
+
+class Share(NamedTuple):
+    """The channels and the rows of bins of a part, and those of a thread. In 32 bits."""
+
+    first_channel: int  # of the part
+    first_row: int
+    channel: int  # of the thread, its first
+    count: int  # of its channels
+
+
+@cuda.jit(device=True)
+def share_of(number, division, place, channels, own):
+    """Return what a thread takes of a part, by the number of the part."""
+    across, down = split(number, division.down)
+    first_channel = np.uint32(across * own * division.groups)
+    channel = np.uint32(first_channel + place.group)
+    left, count = np.int32(channels) - np.int32(channel), np.uint32(0)
+    while left > 0 and count < own:
+        left, count = left - np.int32(division.groups), np.uint32(count + 1)
+    return Share(first_channel, np.uint32(down * division.walks * division.rows), channel, count)
+
+
+@cuda.jit(device=True)
+def start_of(strides, table, channel):
+    """Return where a channel begins, of the image of a table."""
+    image = np.uintp(max(table.head[0], 0)) * np.uintp(strides.image)
+    return image + np.uintp(channel) * np.uintp(strides.channel)
+
+
+@cuda.jit(device=True)
+def add_rows(
+    features, start, hop, count, strides, table, ph, columns, lanes, held, kept_row, former_row,
+    sums, kept, former, values, zero, shares,
+):  # fmt: skip
+    """Add the rows of a bin to its sums; return the last two rows that were summed.
+
+    `kept` and `former` are their sums, at first those of the bin above.
+    """
+    Index = type(strides.channel)
+    slot, last = bounds_of(table, ph)
+    while slot < last:
+        row, weight = table.pixels[slot], table.weights[slot]
+        if row == former_row:
+            for k in range(OWN):
+                sums[k] += weight * former[k]
+        else:
+            if row != kept_row:
+                for k in range(OWN):
+                    former[k] = kept[k]
+                former_row, kept_row = kept_row, row
+                origin = start + np.uintp(Index(strides.row * Index(row)))
+                if shares:
+                    weighted_lines(
+                        features, origin, hop, count, strides.column, columns, AT_ONCE * lanes,
+                        values, kept, OWN, zero,
+                    )  # fmt: skip
+                else:
+                    held_lines(features, origin, hop, count, held, values, kept, OWN, zero)
+            for k in range(OWN):
+                sums[k] += weight * kept[k]
+        slot = np.uint32(slot + 1)
+    return kept_row, former_row
+
+
+@cuda.jit(device=True)
+def pool_box(
+    features, strides, table, n, bins, division, numbers, zero, out, out_strides, channels, shares
+):
+    """Pool RoI `n`: some of its parts by this block.
+
+    `shares`, whether bins may have more taps than a thread holds and threads share them, is a
+    constant of a kernel, which is compiled for it.
+    """
+    sums, kept = cuda.local.array(OWN, type(zero)), cuda.local.array(OWN, type(zero))
+    former, values = cuda.local.array(OWN, type(zero)), cuda.local.array(VALUES, type(zero))
+    offsets = cuda.local.array(HELD, type(strides.column))
+    weights = cuda.local.array(HELD, type(zero))
+    is_valid, lanes = is_pooled(table), np.uint32(1)
+    height, width, channels = np.uint32(bins[0]), np.uint32(bins[1]), np.uint32(channels)
+    if shares:
+        if is_valid:
+            lanes = np.uint32(table.head[1])
+        division = divided(division, lanes, channels, height)
+    place = place_of(division, lanes)
+    Index = type(strides.channel)
+    hop = Index(division.groups * strides.channel)
+    out_hop = np.uintp(division.groups) * np.uintp(out_strides.channel)
+    number, parts = np.uint32(cuda.blockIdx.y), np.uint32(division.across * division.down)
+    while number < parts:
+        share = share_of(number, division, place, channels, OWN)
+        start = start_of(strides, table, share.channel)
+        rows = np.uint32(min(np.uint32(division.walks * division.rows), height - share.first_row))
+        cells, above = np.uint32(rows * width), np.uint32(place.walk * division.rows)
+        planes_apart = np.uint32(division.groups * cells)
+        first, base = np.uint32(share.first_row + above), np.uint32(0)
+        stop = np.uint32(first + division.rows)
+        while base < width:
+            column = np.uint32(base + place.column)
+            works = place.works and share.count > 0 and column < width
+            begin, end = np.uint32(0), np.uint32(0)
+            if works and is_valid:
+                begin, end = bounds_of(table, height + column)
+            begin = np.uint32(begin + AT_ONCE * place.lane)
+            columns = Taps(table.pixels, table.weights, begin, end)
+            held = Held(offsets, weights, np.uint32(0))
+            if not shares:
+                held = hold(columns, strides.column, offsets, weights, zero)
+            kept_row = former_row = NO_ROW
+            to = element_at(out_strides, n, share.channel, first, column)
+            at = np.uint32(place.group * cells + above * width + column)
+            ph = first
+            while ph < stop:
+                for k in range(OWN):
+                    sums[k] = zero if is_valid else zero * type(zero)(math.nan)
+                if works and is_valid and ph < height:
+                    kept_row, former_row = add_rows(
+                        features, start, hop, share.count, strides, table, ph, columns, lanes,
+                        held, kept_row, former_row, sums, kept, former, values, zero, shares,
+                    )  # fmt: skip
+                if shares and lanes > 1:
+                    sum_lanes(numbers, sums, lanes, place.lane)
+                if works and ph < height and place.lane == 0:
+                    if division.is_staged and lanes == 1:
+                        for k in range(OWN):
+                            numbers[at + np.uint32(k) * planes_apart] = sums[k]
+                    else:
+                        for k in range(OWN):
+                            if np.uint32(k) < share.count:
+                                out[to + np.uintp(k) * out_hop] = sums[k]
+                to += np.uintp(out_strides.row)
+                at, ph = np.uint32(at + width), np.uint32(ph + 1)
+            base = np.uint32(base + division.columns)
+        if division.is_staged and lanes == 1:
+            cuda.syncthreads()
+            there = min(np.uint32(OWN * division.groups), channels - share.first_channel)
+            to = element_at(out_strides, n, share.first_channel, share.first_row, 0)
+            write_staged(numbers, out, to, out_strides, np.uint32(there), cells)
+            cuda.syncthreads()
+        number = np.uint32(number + np.uint32(cuda.gridDim.y))
+
+
+@cuda.jit(device=True)
+def most_rows(table, first, last):
+    """Return the most rows that one of some bins taps."""
+    most = np.uint32(0)
+    while first < last:
+        begin, end = bounds_of(table, first)
+        most = np.uint32(max(most, np.uint32(end - begin)))
+        first = np.uint32(first + 1)
+    return most
+
+
+@cuda.jit(device=True)
+def pool_by_rows(
+    features, strides, table, n, bins, division, numbers, zero, out, out_strides, channels
+):
+    """As `pool_box`, where threads share the rows of a bin, and no walk has more than one bin.
+
+    The rows are added up in their order, so that a box has the same bits however many boxes come
+    along.
+    """
+    sums, line = cuda.local.array(FEW_OWN, type(zero)), cuda.local.array(FEW_OWN, type(zero))
+    values = cuda.local.array(VALUES, type(zero))
+    is_valid, lanes = is_pooled(table), division.lanes
+    height, width, channels = np.uint32(bins[0]), np.uint32(bins[1]), np.uint32(channels)
+    place, own_place = place_of(division, lanes), np.uint32(this_thread()[0] * FEW_OWN)
+    Index = type(strides.channel)
+    hop = Index(division.groups * strides.channel)
+    out_hop = np.uintp(division.groups) * np.uintp(out_strides.channel)
+    number, parts = np.uint32(cuda.blockIdx.y), np.uint32(division.across * division.down)
+    while number < parts:
+        share = share_of(number, division, place, channels, FEW_OWN)
+        start = start_of(strides, table, share.channel)
+        ph, base, rows = np.uint32(share.first_row + place.walk), np.uint32(0), np.uint32(0)
+        if is_valid:
+            below = np.uint32(min(height, share.first_row + division.walks))
+            rows = most_rows(table, share.first_row, below)
+        while base < width:
+            column = np.uint32(base + place.column)
+            works = place.works and share.count > 0 and column < width and ph < height
+            slot = last = begin = end = np.uint32(0)
+            if works and is_valid:
+                begin, end = bounds_of(table, height + column)
+                slot, last = bounds_of(table, ph)
+            columns = Taps(table.pixels, table.weights, begin, end)
+            for k in range(FEW_OWN):
+                sums[k] = zero if is_valid else zero * type(zero)(math.nan)
+            done = np.uint32(0)
+            while done < rows:
+                if slot + place.lane < last:
+                    row = Index(strides.row * Index(table.pixels[slot + place.lane]))
+                    weighted_lines(
+                        features, start + np.uintp(row), hop, share.count, strides.column,
+                        columns, AT_ONCE, values, line, FEW_OWN, zero,
+                    )  # fmt: skip
+                    for k in range(FEW_OWN):
+                        numbers[own_place + np.uint32(k)] = line[k]
+                cuda.syncthreads()
+                if place.lane == 0:
+                    other, stop = own_place, np.uint32(min(last, slot + lanes))
+                    while slot < stop:
+                        weight = table.weights[slot]
+                        for k in range(FEW_OWN):
+                            sums[k] += weight * numbers[other + np.uint32(k)]
+                        other = np.uint32(other + np.uint32(cuda.blockDim.x) * FEW_OWN)
+                        slot = np.uint32(slot + 1)
+                else:
+                    slot = np.uint32(slot + lanes)
+                cuda.syncthreads()
+                done = np.uint32(done + lanes)
+            if works and place.lane == 0:
+                to = element_at(out_strides, n, share.channel, ph, column)
+                for k in range(FEW_OWN):
+                    if np.uint32(k) < share.count:
+                        out[to + np.uintp(k) * out_hop] = sums[k]
+            base = np.uint32(base + division.columns)
+        number = np.uint32(number + np.uint32(cuda.gridDim.y))
+
+
+@cuda.jit(device=True)
+def pool_by_table(
+    table, features, strides, rois, sampling, convention, slots, division, zero,
+    out, out_strides, channels, shares,
+):  # fmt: skip
+    """Fill a table in shared memory and pool the RoI of this block by it."""
+    n, bins = np.intp(cuda.blockIdx.x), (sampling.output_height, sampling.output_width)
+    most_lanes = division.lanes if shares else np.uint32(1)
+    fill_table(table, rois, n, sampling, convention, slots, most_lanes, zero)
+    numbers = cuda.shared.array(0, table.weights.dtype)
+    cuda.syncthreads()
+    pool_box(
+        features, strides, table, n, bins, division, numbers, zero, out, out_strides, channels,
+        shares,
+    )  # fmt: skip
+
+
+@cuda.jit
+def schedule_boxes(
+    features, strides, rois, sampling, convention, slots, division, zero,
+    out, out_strides, channels,
+):  # fmt: skip
+    """Pool RoIs whose bins a thread holds, a column of blocks for each."""
+    pool_by_table(
+        shared_table(zero), features, strides, rois, sampling, convention, slots, division, zero,
+        out, out_strides, channels, False,
+    )  # fmt: skip
+
+
+@cuda.jit
+def schedule_wide(
+    features, strides, rois, sampling, convention, slots, division, zero,
+    out, out_strides, channels,
+):  # fmt: skip
+    """As `schedule_boxes`, of bins however wide."""
+    pool_by_table(
+        wide_table(zero), features, strides, rois, sampling, convention, slots, division, zero,
+        out, out_strides, channels, True,
+    )  # fmt: skip
+
+
+@cuda.jit(**bounded(FEW_THREADS, 3))
+def schedule_few(
+    features, strides, rois, sampling, convention, slots, division, zero,
+    out, out_strides, channels,
+):  # fmt: skip
+    """As `schedule_boxes`, where threads share the rows of bins, of which there are few."""
+    table = shared_table(zero)
+    n, bins = np.intp(cuda.blockIdx.x), (sampling.output_height, sampling.output_width)
+    fill_table(table, rois, n, sampling, convention, slots, 1, zero)
+    numbers = cuda.shared.array(0, table.weights.dtype)
+    cuda.syncthreads()
+    pool_by_rows(
+        features, strides, table, n, bins, division, numbers, zero, out, out_strides, channels
+    )
+
+
+@cuda.jit
+def schedule_tabled(
+    features, strides, tables, start, bins, division, zero, out, out_strides, channels
+):
+    """As `schedule_wide`, by tables that are filled."""
+    numbers, row = cuda.shared.array(0, tables.weights.dtype), np.intp(cuda.blockIdx.x)
+    pool_box(
+        features, strides, table_of(tables, row), start + row, bins, division, numbers, zero,
+        out, out_strides, channels, True,
+    )  # fmt: skip
