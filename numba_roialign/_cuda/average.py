@@ -31,7 +31,7 @@ from .walks import (
 THREADS = 128  # of a block
 WIDE_THREADS = 256  # where rows of bins are long, or channels come last
 # Blocks of a launch: so many that each multiprocessor has several, or fewer rows of bins for each.
-# Twice as many took 0.9 to 1.35 times as long on an H200, `few_4x2048` longest.
+# Twice as many took 0.92 to 1.35 times as long on an H200, `few_4x2048` longest.
 BLOCKS = 512
 # Where boxes may be large, which then have more parts than others. A block that finds none of them
 # left has filled a table: eight times as many took 87 us instead of 10 for 4 small boxes.
