@@ -1,7 +1,7 @@
 """Plots of a run, from its JSON alone."""
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from . import figures
 
@@ -77,6 +77,8 @@ def draw_times(run):
     right.grid(alpha=0.3, axis="x")
     plain_numbers(left.xaxis)
     plain_numbers(right.xaxis)
+    right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.xaxis.set_minor_locator(NullLocator())  # which would label a range below one decade
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
 
