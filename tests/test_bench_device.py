@@ -249,3 +249,30 @@ def test_the_first_library_that_sees_a_device_is_taken(monkeypatch):
 def test_a_copy_is_timed_with_numba_alone(monkeypatch):
     monkeypatch.setattr(cuda_arrays, "LIBRARIES", {"numba": cuda_arrays.Numba})
     assert cuda_arrays.copy_rate(megabytes=1, repeats=2) != 0  # the simulator counts backwards
+
+
+@pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda is not installed")
+def test_constants_are_timed_in_turn(capsys, monkeypatch):
+    from bench import constants
+    from numba_roialign._cuda import average
+
+    monkeypatch.setattr(average, "THREADS", 128)  # so that it comes back
+    used = []
+
+    class Fake:
+        replay = None
+
+        def prepare(self, problem):
+            return len(problem.rois)
+
+        def seconds(self, call, calls):
+            assert (call, self.replay) == (8, None)
+            used.append(average.THREADS)
+            return average.THREADS * 1e-6
+
+    constants.main(["THREADS=64,32", "--only", "small_*"], Fake())
+    assert used == [64, 32] * constants.ROUNDS
+    assert average.THREADS == 64, "the first is used for the next constant"
+    assert "| `small_8x64` | 64.0 | 32.0 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="NO_SUCH"):
+        constants.main(["NO_SUCH=1", "--only", "small_*"], Fake())

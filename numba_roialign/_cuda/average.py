@@ -7,14 +7,11 @@ import math
 import numpy as np
 
 from .box_tables import (
-    BOUNDS,
-    SLOTS,
     TAPS_OF_LANE,
-    WIDE_SLOTS,
     capacities,
     empty_tables,
     schedule_tables,
-    table_bytes,
+    shared_places,
 )
 from .launches import MOST_BLOCKS, configured
 from .lines import HELD
@@ -39,10 +36,11 @@ MORE_BLOCKS = 4096
 # Threads that a device has room for at once. With fewer bins, several threads share one.
 RESIDENT = 1 << 17
 MOST_LANES = 4
-SHARED_BYTES = 48 << 10  # that any device gives a block
+SHARED_BYTES = (48 << 10) - 16  # that any device gives a block, less what tables begin with
 GROUPS_LAST = 32  # that take channels side by side: a warp
 SHORT_ROW = 32  # bins, less than which are written in pieces of sectors
 WIDE_TAPS = 16  # of a bin, from which on several threads may share it
+NUMBERS_BYTES = 8 << 10  # of these, at most, where the sums of threads meet
 STAGED_BYTES = 26 << 10  # of a part: with more, too few blocks fit on a multiprocessor
 
 
@@ -63,13 +61,16 @@ class Average:
         self.is_last, self.is_packed = is_last, is_packed
         self.sampling, self.convention, self.zero = geometry
         self.bins = self.sampling.output_height, self.sampling.output_width
-        self.slots = capacities(self.sampling)
+        self.slots, number = capacities(self.sampling), self.zero.dtype
         self.kernel = self.choose()
+        before = self.divide()
         if self.kernel is schedule_tabled:
+            self.shared_bytes = before * number.itemsize
             self.tables = empty_tables(
-                queue.empty, rois.shape[0], self.sampling, self.zero.dtype, batch_bytes
+                queue.empty, rois.shape[0], self.sampling, number, batch_bytes
             )
-        self.divide()
+        else:
+            self.places, self.shared_bytes = shared_places(self.sampling, number, before)
 
     def most_taps(self):
         """Return how many taps a bin of a row can have whose box lies in the map."""
@@ -83,11 +84,11 @@ class Average:
         return self.most_taps() > WIDE_TAPS and not self.is_last
 
     def choose(self):
-        """Return the kernel: it must have room for the tables, and for the taps of a bin."""
-        slots = sum(self.slots)
-        if 2 * sum(self.bins) > BOUNDS or slots > WIDE_SLOTS:
+        """Return the kernel: shared memory must hold the table, and a thread the taps of a bin."""
+        _, table_bytes = shared_places(self.sampling, self.zero.dtype, 0)
+        if table_bytes > SHARED_BYTES - NUMBERS_BYTES:
             return schedule_tabled
-        if slots > SLOTS or self.is_wide:
+        if self.is_wide:
             return schedule_wide
         owners = self.rois.shape[0] * ceil_div(self.channels, FEW_OWN)
         if owners * math.prod(self.bins) <= RESIDENT:
@@ -95,7 +96,7 @@ class Average:
         return schedule_boxes if 0 < 2 * self.sampling.samples_x <= HELD else schedule_wide
 
     def divide(self):
-        """Find how blocks divide boxes, their threads, and the memory that these share."""
+        """Find how blocks divide boxes, and their threads; return how many numbers these share."""
         (height, width), rois, is_few = self.bins, self.rois.shape[0], self.kernel is schedule_few
         own = FEW_OWN if is_few else OWN
         owners, lanes = ceil_div(self.channels, own), 1
@@ -122,15 +123,21 @@ class Average:
             lanes = min(lanes, power_below(walkers))
             along = max(along, lanes)
             self.parts = max(self.parts, min(owners * height, MORE_BLOCKS // rois))
-        tile = own * groups * walks * rows * width * self.zero.itemsize
+        tile = own * groups * walks * rows * width
         is_short = self.is_packed and not self.is_last and width < SHORT_ROW
-        room = SHARED_BYTES - table_bytes(self.kernel is schedule_wide, self.zero.dtype)
-        is_staged = is_short and not is_few and tile <= min(STAGED_BYTES, room)
+        is_staged = is_short and not is_few and tile * self.zero.itemsize <= self.staged_bytes()
         self.threads = (groups, columns * walks * lanes) if self.is_last else (columns, along)
-        meets = own * math.prod(self.threads) * self.zero.itemsize
-        self.shared_bytes = max(meets if is_few or lanes > 1 else 0, tile if is_staged else 0)
+        meets = own * math.prod(self.threads)
         numbers = across, down, groups, columns, walks, rows, lanes
         self.division = Division(*map(np.uint32, numbers), self.is_last, is_staged)
+        return max(meets if is_few or lanes > 1 else 0, tile if is_staged else 0)
+
+    def staged_bytes(self):
+        """Return how large a part may be whose bins meet in shared memory."""
+        if self.kernel is schedule_tabled:
+            return STAGED_BYTES
+        _, table_bytes = shared_places(self.sampling, self.zero.dtype, 0)
+        return min(STAGED_BYTES, SHARED_BYTES - table_bytes)
 
     def pool(self, source, target):
         """Pool all boxes; `source` and `target` are a flat array and its strides each."""
@@ -139,7 +146,7 @@ class Average:
         how = self.sampling, self.convention, self.slots
         if self.kernel is not schedule_tabled:
             self.configured(self.kernel, rois.shape[0])(
-                *source, rois, *how, self.division, zero, *target, self.channels
+                *source, rois, *how, self.places, self.division, zero, *target, self.channels
             )
             return
         rows = self.tables.head.shape[0]

@@ -17,46 +17,42 @@ pad_bin = cuda.jit(device=True)(_taps.pad_bin)
 
 AT_ONCE = 2  # taps of a row of pixels that are read at once: a bin of x has a multiple of them
 TAPS_OF_LANE = 8  # of a wide bin's rows, for each thread that shares it
-# What a table in shared memory has room for: 10 KB, or 26 KB for wide bins, in float32. The places
-# are constants: a view that begins where an argument says is clamped again at each use.
-SLOTS, WIDE_SLOTS, BOUNDS = 1024, 3072, 512
+
+
+class Places(NamedTuple):
+    """Where a table's parts begin in its arrays. In 32 bits."""
+
+    bounds: int
+    pixels: int
+    weights: int
 
 
 class Table(NamedTuple):
-    """The taps of a box, the bins of y before those of x."""
+    """The taps of a box, the bins of y before those of x.
+
+    Its arrays have other things too, and `places` says where its parts begin: a view from there on
+    would be clamped again, in 12 instructions, wherever it is read.
+    """
 
     head: np.ndarray  # (2,) intp: the image, or -1; and the threads that may share a bin, or 0
-    bounds: np.ndarray  # (2 * bins,) uint32: bin p holds slots bounds[2 * p] : bounds[2 * p + 1]
-    pixels: np.ndarray  # (slots,) uint32: unsigned and narrow, for then an address is one multiply
-    weights: np.ndarray  # (slots,) in the accumulator's type
+    words: np.ndarray  # uint32, for then an address is one multiply: bounds and pixels
+    numbers: np.ndarray  # in the accumulator's type: weights
+    places: Places
 
 
 @cuda.jit(device=True)
-def shared_table(zero):
-    """Return a table in shared memory."""
-    return Table(
-        cuda.shared.array(2, np.intp),
-        cuda.shared.array(BOUNDS, np.uint32),
-        cuda.shared.array(SLOTS, np.uint32),
-        cuda.shared.array(SLOTS, type(zero)),
-    )
-
-
-@cuda.jit(device=True)
-def wide_table(zero):
-    """Return a table in shared memory for more taps."""
-    return Table(
-        cuda.shared.array(2, np.intp),
-        cuda.shared.array(BOUNDS, np.uint32),
-        cuda.shared.array(WIDE_SLOTS, np.uint32),
-        cuda.shared.array(WIDE_SLOTS, type(zero)),
-    )
+def shared_table(places, zero):
+    """Return a table in the shared memory that a launch asks for, of which each array is a view."""
+    # Types by way of an array, since the simulator wants a dtype.
+    word, number = cuda.local.array(1, np.uint32), cuda.local.array(1, type(zero))
+    words, numbers = cuda.shared.array(0, word.dtype), cuda.shared.array(0, number.dtype)
+    return Table(cuda.shared.array(2, np.intp), words, numbers, places)
 
 
 @cuda.jit(device=True)
 def table_of(tables, row):
     """Return one of several tables."""
-    return Table(tables.head[row], tables.bounds[row], tables.pixels[row], tables.weights[row])
+    return Table(tables.head[row], tables.words[row], tables.numbers[row], tables.places)
 
 
 @cuda.jit(device=True)
@@ -71,6 +67,8 @@ def lanes_for(axis, most):
 @cuda.jit(device=True)
 def fill_table(table, rois, n, sampling, convention, slots, most_lanes, zero):
     """Fill the table of RoI `n`, a thread of the block for each bin of an axis."""
+    pixels = table.words[np.intp(table.places.pixels) :]
+    weights = table.numbers[np.intp(table.places.weights) :]
     p = cuda.threadIdx.x + cuda.threadIdx.y * cuda.blockDim.x
     while p < sampling.output_height + sampling.output_width:
         is_row = p < sampling.output_height
@@ -88,18 +86,29 @@ def fill_table(table, rois, n, sampling, convention, slots, most_lanes, zero):
         if is_valid:
             first = origin + first_slot(axis, axis_bin, capacity, spare)
             stop = origin + first_slot(axis, axis_bin + 1, capacity, spare)
-            last = bin_of_taps(axis, table.pixels, table.weights, axis_bin, first, stop)
+            last = bin_of_taps(axis, pixels, weights, axis_bin, first, stop)
             if not is_row:
-                last = pad_bin(table.pixels, table.weights, first, last, AT_ONCE)
-            table.bounds[2 * p], table.bounds[2 * p + 1] = first, last
+                last = pad_bin(pixels, weights, first, last, AT_ONCE)
+            place = table.places.bounds + np.uint32(2 * p)
+            table.words[place], table.words[place + np.uint32(1)] = first, last
         p += cuda.blockDim.x * cuda.blockDim.y
 
 
 @cuda.jit(device=True)
 def bounds_of(table, p):
     """Return the first of a bin's slots, and the one after the last."""
-    place = np.uint32(2) * np.uint32(p)
-    return table.bounds[place], table.bounds[place + np.uint32(1)]
+    place = table.places.bounds + np.uint32(2) * np.uint32(p)
+    return table.words[place], table.words[place + np.uint32(1)]
+
+
+@cuda.jit(device=True)
+def pixel_of(table, slot):
+    return table.words[table.places.pixels + slot]
+
+
+@cuda.jit(device=True)
+def weight_of(table, slot):
+    return table.numbers[table.places.weights + slot]
 
 
 @cuda.jit(device=True)
@@ -116,17 +125,23 @@ def schedule_tables(rois, start, sampling, convention, slots, most_lanes, tables
     fill_table(table, rois, start + row, sampling, convention, slots, most_lanes, zero)
 
 
-def table_bytes(is_wide, number):
-    """Return the bytes of a table in shared memory."""
-    return 16 + 4 * BOUNDS + (WIDE_SLOTS if is_wide else SLOTS) * (4 + number.itemsize)
-
-
 def capacities(sampling):
     """Return how many slots a table has for each axis."""
     return (
         tap_capacity(sampling.output_height, sampling.samples_y, sampling.height),
         tap_capacity(sampling.output_width, sampling.samples_x, sampling.width, AT_ONCE - 1),
     )
+
+
+def shared_places(sampling, number, before):
+    """Return the places of a table in shared memory, after so many numbers, and where it ends.
+
+    The end is in bytes.
+    """
+    slots, bins = sum(capacities(sampling)), sampling.output_height + sampling.output_width
+    bounds = (before + slots) * number.itemsize // 4
+    pixels = bounds + 2 * bins
+    return Places(*map(np.uint32, (bounds, pixels, before))), 4 * (pixels + slots)
 
 
 def empty_tables(empty, rois, sampling, number, batch_bytes):
@@ -136,7 +151,7 @@ def empty_tables(empty, rois, sampling, number, batch_bytes):
     rows = max(1, min(rois, batch_bytes // row_bytes))
     return Table(
         empty((rows, 2), np.intp),
-        empty((rows, 2 * bins), np.uint32),
-        empty((rows, slots), np.uint32),
+        empty((rows, 2 * bins + slots), np.uint32),
         empty((rows, slots), number),
+        Places(*map(np.uint32, (0, 2 * bins, 0))),
     )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import cuda
 
-from .box_tables import AT_ONCE
+from .box_tables import AT_ONCE, pixel_of, weight_of
 
 HELD = 2 * AT_ONCE  # taps that a thread can hold; and that are read at once
 
@@ -45,15 +45,16 @@ def add(weight, values, place, lines, count):
 
 
 @cuda.jit(device=True)
-def hold(taps, stride, offsets, weights, zero):
+def hold(table, first, last, stride, offsets, weights, zero):
     """Return the taps of a bin as a thread holds them, in the arrays that are given."""
     Index = type(stride)
     for t in range(HELD):
         offsets[t], weights[t] = 0, zero
-        slot = np.uint32(taps.first + t)
-        if slot < taps.last:
-            offsets[t], weights[t] = Index(stride * Index(taps.pixels[slot])), taps.weights[slot]
-    return Held(offsets, weights, np.uint32(taps.last - taps.first))
+        slot = np.uint32(first + t)
+        if slot < last:
+            offsets[t] = Index(stride * Index(pixel_of(table, slot)))
+            weights[t] = weight_of(table, slot)
+    return Held(offsets, weights, np.uint32(last - first))
 
 
 @cuda.jit(device=True)
@@ -75,23 +76,25 @@ def held_lines(features, origin, hop, there, held, values, lines, count, zero):
 
 
 @cuda.jit(device=True)
-def weighted_lines(features, origin, hop, there, stride, taps, step, values, lines, count, zero):
-    """As `held_lines`, of taps however many: some of them, and then those a `step` further."""
-    Index, first = type(stride), taps.first
+def weighted_lines(
+    features, origin, hop, there, stride, table, first, last, step, values, lines, count, zero
+):
+    """As `held_lines`, of slots ``first:last``: some of them, and then those a `step` further."""
+    Index = type(stride)
     for k in range(count):
         lines[k] = zero
-    while first < taps.last:
+    while first < last:
         second = np.uint32(first + step)
         for t in range(AT_ONCE):
-            offset = Index(stride * Index(taps.pixels[np.uint32(first + t)]))
+            offset = Index(stride * Index(pixel_of(table, np.uint32(first + t))))
             read(features, origin + np.uintp(offset), hop, there, values, t, count)
-        if second < taps.last:
+        if second < last:
             for t in range(AT_ONCE):
-                offset = Index(stride * Index(taps.pixels[np.uint32(second + t)]))
+                offset = Index(stride * Index(pixel_of(table, np.uint32(second + t))))
                 read(features, origin + np.uintp(offset), hop, there, values, AT_ONCE + t, count)
         for t in range(AT_ONCE):
-            add(taps.weights[np.uint32(first + t)], values, t, lines, count)
-        if second < taps.last:
+            add(weight_of(table, np.uint32(first + t)), values, t, lines, count)
+        if second < last:
             for t in range(AT_ONCE):
-                add(taps.weights[np.uint32(second + t)], values, AT_ONCE + t, lines, count)
+                add(weight_of(table, np.uint32(second + t)), values, AT_ONCE + t, lines, count)
         first = np.uint32(second + step)

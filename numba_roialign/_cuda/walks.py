@@ -22,15 +22,15 @@ import numpy as np
 from numba import cuda
 
 from .. import _kernels
-from .._taps import Taps
 from .box_tables import (
     AT_ONCE,
     bounds_of,
     fill_table,
     is_pooled,
+    pixel_of,
     shared_table,
     table_of,
-    wide_table,
+    weight_of,
 )
 from .indices import split
 from .launches import bounded
@@ -175,7 +175,7 @@ def add_rows(
     Index = type(strides.channel)
     slot, last = bounds_of(table, ph)
     while slot < last:
-        row, weight = table.pixels[slot], table.weights[slot]
+        row, weight = pixel_of(table, slot), weight_of(table, slot)
         if row == former_row:
             for k in range(OWN):
                 sums[k] += weight * former[k]
@@ -187,8 +187,8 @@ def add_rows(
                 origin = start + np.uintp(Index(strides.row * Index(row)))
                 if shares:
                     weighted_lines(
-                        features, origin, hop, count, strides.column, columns, AT_ONCE * lanes,
-                        values, kept, OWN, zero,
+                        features, origin, hop, count, strides.column, table, columns[0],
+                        columns[1], AT_ONCE * lanes, values, kept, OWN, zero,
                     )  # fmt: skip
                 else:
                     held_lines(features, origin, hop, count, held, values, kept, OWN, zero)
@@ -237,10 +237,9 @@ def pool_box(
             if works and is_valid:
                 begin, end = bounds_of(table, height + column)
             begin = np.uint32(begin + AT_ONCE * place.lane)
-            columns = Taps(table.pixels, table.weights, begin, end)
             held = Held(offsets, weights, np.uint32(0))
             if not shares:
-                held = hold(columns, strides.column, offsets, weights, zero)
+                held = hold(table, begin, end, strides.column, offsets, weights, zero)
             kept_row = former_row = NO_ROW
             to = element_at(out_strides, n, share.channel, first, column)
             at = np.uint32(place.group * cells + above * width + column)
@@ -250,7 +249,7 @@ def pool_box(
                     sums[k] = zero if is_valid else zero * type(zero)(math.nan)
                 if works and is_valid and ph < height:
                     kept_row, former_row = add_rows(
-                        features, start, hop, share.count, strides, table, ph, columns, lanes,
+                        features, start, hop, share.count, strides, table, ph, (begin, end), lanes,
                         held, kept_row, former_row, sums, kept, former, values, zero, shares,
                     )  # fmt: skip
                 if shares and lanes > 1:
@@ -318,16 +317,15 @@ def pool_by_rows(
             if works and is_valid:
                 begin, end = bounds_of(table, height + column)
                 slot, last = bounds_of(table, ph)
-            columns = Taps(table.pixels, table.weights, begin, end)
             for k in range(FEW_OWN):
                 sums[k] = zero if is_valid else zero * type(zero)(math.nan)
             done = np.uint32(0)
             while done < rows:
                 if slot + place.lane < last:
-                    row = Index(strides.row * Index(table.pixels[slot + place.lane]))
+                    row = Index(strides.row * Index(pixel_of(table, slot + place.lane)))
                     weighted_lines(
                         features, start + np.uintp(row), hop, share.count, strides.column,
-                        columns, AT_ONCE, values, line, FEW_OWN, zero,
+                        table, begin, end, AT_ONCE, values, line, FEW_OWN, zero,
                     )  # fmt: skip
                     for k in range(FEW_OWN):
                         numbers[own_place + np.uint32(k)] = line[k]
@@ -335,7 +333,7 @@ def pool_by_rows(
                 if place.lane == 0:
                     other, stop = own_place, np.uint32(min(last, slot + lanes))
                     while slot < stop:
-                        weight = table.weights[slot]
+                        weight = weight_of(table, slot)
                         for k in range(FEW_OWN):
                             sums[k] += weight * numbers[other + np.uint32(k)]
                         other = np.uint32(other + np.uint32(cuda.blockDim.x) * FEW_OWN)
@@ -354,60 +352,58 @@ def pool_by_rows(
 
 
 @cuda.jit(device=True)
-def pool_by_table(
-    table, features, strides, rois, sampling, convention, slots, division, zero,
+def pool_by_own_table(
+    features, strides, rois, sampling, convention, slots, places, division, zero,
     out, out_strides, channels, shares,
 ):  # fmt: skip
     """Fill a table in shared memory and pool the RoI of this block by it."""
-    n, bins = np.intp(cuda.blockIdx.x), (sampling.output_height, sampling.output_width)
+    table, n = shared_table(places, zero), np.intp(cuda.blockIdx.x)
     most_lanes = division.lanes if shares else np.uint32(1)
     fill_table(table, rois, n, sampling, convention, slots, most_lanes, zero)
-    numbers = cuda.shared.array(0, table.weights.dtype)
     cuda.syncthreads()
     pool_box(
-        features, strides, table, n, bins, division, numbers, zero, out, out_strides, channels,
-        shares,
+        features, strides, table, n, (sampling.output_height, sampling.output_width), division,
+        table.numbers, zero, out, out_strides, channels, shares,
     )  # fmt: skip
 
 
 @cuda.jit
 def schedule_boxes(
-    features, strides, rois, sampling, convention, slots, division, zero,
+    features, strides, rois, sampling, convention, slots, places, division, zero,
     out, out_strides, channels,
 ):  # fmt: skip
     """Pool RoIs whose bins a thread holds, a column of blocks for each."""
-    pool_by_table(
-        shared_table(zero), features, strides, rois, sampling, convention, slots, division, zero,
+    pool_by_own_table(
+        features, strides, rois, sampling, convention, slots, places, division, zero,
         out, out_strides, channels, False,
     )  # fmt: skip
 
 
 @cuda.jit
 def schedule_wide(
-    features, strides, rois, sampling, convention, slots, division, zero,
+    features, strides, rois, sampling, convention, slots, places, division, zero,
     out, out_strides, channels,
 ):  # fmt: skip
     """As `schedule_boxes`, of bins however wide."""
-    pool_by_table(
-        wide_table(zero), features, strides, rois, sampling, convention, slots, division, zero,
+    pool_by_own_table(
+        features, strides, rois, sampling, convention, slots, places, division, zero,
         out, out_strides, channels, True,
     )  # fmt: skip
 
 
 @cuda.jit(**bounded(FEW_THREADS, 3))
 def schedule_few(
-    features, strides, rois, sampling, convention, slots, division, zero,
+    features, strides, rois, sampling, convention, slots, places, division, zero,
     out, out_strides, channels,
 ):  # fmt: skip
     """As `schedule_boxes`, where threads share the rows of bins, of which there are few."""
-    table = shared_table(zero)
-    n, bins = np.intp(cuda.blockIdx.x), (sampling.output_height, sampling.output_width)
+    table, n = shared_table(places, zero), np.intp(cuda.blockIdx.x)
     fill_table(table, rois, n, sampling, convention, slots, 1, zero)
-    numbers = cuda.shared.array(0, table.weights.dtype)
     cuda.syncthreads()
     pool_by_rows(
-        features, strides, table, n, bins, division, numbers, zero, out, out_strides, channels
-    )
+        features, strides, table, n, (sampling.output_height, sampling.output_width), division,
+        table.numbers, zero, out, out_strides, channels,
+    )  # fmt: skip
 
 
 @cuda.jit
@@ -415,7 +411,7 @@ def schedule_tabled(
     features, strides, tables, start, bins, division, zero, out, out_strides, channels
 ):
     """As `schedule_wide`, by tables that are filled."""
-    numbers, row = cuda.shared.array(0, tables.weights.dtype), np.intp(cuda.blockIdx.x)
+    numbers, row = cuda.shared.array(0, tables.numbers.dtype), np.intp(cuda.blockIdx.x)
     pool_box(
         features, strides, table_of(tables, row), start + row, bins, division, numbers, zero,
         out, out_strides, channels, True,
