@@ -10,6 +10,9 @@ where there are few bins for the device, several share the rows of a bin. Their 
 memory. So do the bins of a part of narrow planes: written one row after the other, they would be
 pieces of sectors.
 
+A block fills the table of its box in shared memory. What this cannot hold a kernel fills before, in
+the device's memory.
+
 Loops in strides are `while` loops: ``range`` with a step begins with a division of 64 bits.
 """
 
