@@ -103,6 +103,13 @@ def steps(name):
     ]
 
 
+def groups(chosen):
+    """Return the steps in groups that run at once: those that measure, each alone."""
+    for measures, steps in itertools.groupby(chosen, key=lambda step: step.measures):
+        group = list(steps)
+        yield from ([step] for step in group) if measures else [group]
+
+
 def packages():
     """Return what is installed of what the steps can use, and the names of the rest."""
     found, missing = {}, []
@@ -204,11 +211,10 @@ def main(argv=None):
             print(f"{step.name} ({step.limit} s): {step.skipped or ' '.join(step.command)}")
         return 0
     outcomes = []
-    for measures, group in itertools.groupby(chosen, key=lambda step: step.measures):
-        group = list(group)
+    for group in groups(chosen):
         for step in group:
             print(f"=== {step.name}, at most {step.limit} s", flush=True)
-        with ThreadPoolExecutor(1 if measures else len(group)) as pool:
+        with ThreadPoolExecutor(len(group)) as pool:
             for outcome in pool.map(attempt, group):
                 outcomes.append(outcome)
                 print(f"{outcome.step.name}: {outcome.result}, {outcome.seconds:.0f} s", flush=True)

@@ -194,7 +194,10 @@ def test_a_step_that_fails_or_takes_too_long_takes_nothing_from_the_next():
 
 def test_a_run_fits_eight_minutes_and_its_commands_parse():
     steps = device.steps("x")
-    assert sum(step.limit for step in steps) < 480
+    groups = list(device.groups(steps))
+    assert sum(max(step.limit for step in group) for group in groups) < 480
+    assert all(len(group) == 1 or not any(step.measures for step in group) for group in groups)
+    assert [step for group in groups for step in group] == steps
     for step in steps:
         if step.command[1:3] == ["-m", "bench"]:
             program.parse(step.command[3:])

@@ -45,13 +45,14 @@ class Driver:
 
     def __init__(self):
         self.device, self.problem, self.error, self.numbers, self.launches = 0, 0, 0, 0, []
+        self.shared = 0
 
     def cuCtxGetDevice(self):
         return self.problem, self.device
 
     def cuLaunchKernel(self, function, *rest):
         *sizes, shared, stream, pointers, extra = rest
-        assert (shared, extra) == (0, 0)
+        assert (shared, extra) == (self.shared, 0)
         places = (ctypes.c_void_p * self.numbers).from_address(pointers)
         held = [ctypes.string_at(place, 8) for place in places]
         self.launches.append((function, tuple(sizes), stream, held))
@@ -127,6 +128,14 @@ def test_arguments_lie_as_a_kernel_reads_them(driver):
     assert rest == [3, 1, 0.5, True]
 
 
+def test_a_launch_asks_for_shared_memory(driver):
+    from numba_roialign._cuda.launches import Launch
+
+    driver.shared = 512
+    Launch(Kernel(), 1, 32, 512, arguments()).make(STREAM)
+    assert len(driver.launches) == 1
+
+
 def test_arrays_that_count_from_a_base_lie_where_it_does(driver):
     given = array(pointer=256, base=1), 5, array(base=0, pointer=0)
     driver.numbers = 7 + 1 + 7
@@ -162,7 +171,7 @@ def test_numba_launches_what_hides_its_handle(driver, monkeypatch):
     launch(kernel, given).make(STREAM, (0, 512))
     first, second, *numbers = given
     places = first.pointer + 512, second.pointer
-    assert kernel.launches == [(((2, 3), 4, STREAM), (*places, *numbers))]
+    assert kernel.launches == [(((2, 3), 4, STREAM, 0), (*places, *numbers))]
     assert not driver.launches
 
 
@@ -254,7 +263,7 @@ def test_a_plan_is_made_for_each_device(driver, monkeypatch):
 
     def work(queue, x):
         made.append(driver.device)
-        queue.launch(Kernel(), 1, 1, x)
+        queue.launch(Kernel(), 1, 1, 0, x)
 
     driver.numbers = 7
     for driver.device in (0, 1, 0, 1):
@@ -277,7 +286,7 @@ def test_threads_take_turns_in_a_plan(driver):
 
     driver.numbers, driver.cuLaunchKernel = 7, slow
     planner, pointers = Planner(), [4096, 8192]
-    planner.launch(Kernel(), 1, 1, array(base=1, pointer=0))
+    planner.launch(Kernel(), 1, 1, 0, array(base=1, pointer=0))
     plan = Plan(planner)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda pointer: plan.run(Queue, [pointer]), pointers))
