@@ -31,8 +31,10 @@ from .worker import without_folders
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("numba_roialign", "numba", "numba-cuda", "numpy", "torch", "torchvision", "pytest")
 # Tests of every kernel, but few: under the sanitizer a launch takes many times as long.
-SANITIZED = "average or gradient or maximum or boxes"
-SHARING = "average or gradient or channels"  # of those, the kernels whose threads share memory
+SANITIZED = "average or gradient or maximum or boxes or kernel"
+SHARING = (
+    "average or gradient or channels or kernel"  # of those, the kernels whose threads share memory
+)
 SHOWN_LINES = 25
 
 
@@ -71,6 +73,7 @@ def steps(name):
     checked = [sanitizer or "compute-sanitizer", "--error-exitcode", "9", "--tool"]
     unchecked = "" if sanitizer else "compute-sanitizer is not installed"
     tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--target", "cuda"]
+    tests += ["tests/test_workspace.py", "tests/test_walks.py"]
     together = {"measures": False}
     backward = f"{name}-backward"
     # A kernel compiles for each combination of types, some seconds each.
@@ -80,14 +83,14 @@ def steps(name):
         Step("tests", [python, "-m", "tests", "device", *parallel], 150, **together),
         Step(
             "sanitizer: memory",
-            [*checked, "memcheck", *tests, "tests/test_workspace.py", "-k", SANITIZED],
+            [*checked, "memcheck", *tests, "-k", SANITIZED],
             120,
             unchecked,
             **together,
         ),
         Step(
             "sanitizer: races",
-            [*checked, "racecheck", *tests, "tests/test_workspace.py", "-k", SHARING],
+            [*checked, "racecheck", *tests, "-k", SHARING],
             120,
             unchecked,
             **together,

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numba_roialign import ROIAlign, roi_align
 
 from . import reference
-from .conftest import random_features, random_rois
+from .conftest import SIMULATOR, random_features, random_rois
 
 
 class Pooling(NamedTuple):
@@ -125,7 +125,7 @@ def test_each_box_is_pooled_by_itself(target, pooling, shape, count, seed):
     order = rng.permutation(len(rois))
     assert_array_equal(pooling(target, features, rois[order]), result[order])
     alone = pooling(target, features, rois[:1])
-    if target.name == "cpu":
+    if target.name == "cpu" or SIMULATOR:
         assert_array_equal(alone, result[:1])
     else:  # few boxes have a kernel of their own there, which the compiler may round otherwise
         assert_allclose(alone, result[:1], rtol=1e-5, atol=1e-5)

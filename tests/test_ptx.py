@@ -17,9 +17,7 @@ CAPABILITIES = [(7, 5), (8, 0), (9, 0)]
 # Of 65536 on a multiprocessor: with 80 it holds three blocks of 256 threads, with 128 two.
 MOST_REGISTERS = 80
 # Samples and their numbers, kept apart; and 16 values on their way at once.
-MORE_REGISTERS = (
-    "schedule_maxima", "schedule_winners", "schedule_boxes", "schedule_wide", "schedule_tabled",
-)  # fmt: skip
+MORE_REGISTERS = ("schedule_maxima", "schedule_winners", "schedule_wide", "schedule_tabled")
 MOVES = ("schedule_tiles", "schedule_zeros")  # kernels without arithmetic on numbers
 
 

@@ -69,7 +69,7 @@ def test_the_kernel_of_a_call(shape, rois, bins, samples, layout, name, dtype):
     assert own.kernel.py_func.__name__ == name
     threads, division = np.prod(own.threads), own.division
     assert 0 < threads <= 256
-    assert own.parts <= average.MORE_BLOCKS * 16
+    assert own.parts >= division.across * division.down
     # No channel, row or column is left out.
     owned = average.FEW_OWN if name == "schedule_few" else average.OWN
     assert division.across * division.groups * owned >= channels
@@ -88,7 +88,7 @@ def test_the_kernel_of_a_call(shape, rois, bins, samples, layout, name, dtype):
         {"RESIDENT": 0},  # not shared by rows
         {"RESIDENT": 1 << 30, "WIDE_TAPS": 99},  # shared by rows
         {"STAGED_BYTES": 0, "RESIDENT": 0},  # written where it is summed
-        {"narrow": lambda strides, *_: strides},  # offsets of 64 bits
+        {"narrowed_within": lambda strides, _: strides},  # offsets of 64 bits
         {"WIDE_TAPS": 1, "TAPS_OF_LANE": 1},  # shared by columns
         {"SHARED_BYTES": 0},  # tables in the device's memory
         {"SHARED_BYTES": 0, "WIDE_TAPS": 1},

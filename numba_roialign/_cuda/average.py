@@ -13,6 +13,7 @@ from .box_tables import (
     schedule_tables,
     shared_places,
 )
+from .indices import narrowed_within
 from .launches import MOST_BLOCKS, configured
 from .lines import HELD
 from .walks import (
@@ -118,7 +119,7 @@ class Average:
             rows = ceil_div(part, walks)
         down = ceil_div(height, rows * walks)
         along, self.parts = groups * walks * lanes, across * down
-        if self.is_wide and not is_few:
+        if self.is_wide:
             lanes = 2 * power_below(ceil_div(self.most_taps(), TAPS_OF_LANE))
             lanes = min(lanes, power_below(walkers))
             along = max(along, lanes)
@@ -142,7 +143,8 @@ class Average:
     def pool(self, source, target):
         """Pool all boxes; `source` and `target` are a flat array and its strides each."""
         (features, strides), rois, zero = source, self.rois, self.zero
-        source = features, narrow(strides, self.sampling, self.channels)
+        sizes = self.channels, self.sampling.height, self.sampling.width
+        source = features, narrowed_within(strides, sizes)
         how = self.sampling, self.convention, self.slots
         if self.kernel is not schedule_tabled:
             self.configured(self.kernel, rois.shape[0])(
@@ -163,15 +165,3 @@ class Average:
         """Return a function that launches a kernel on some boxes."""
         blocks = rois, min(self.parts, MOST_BLOCKS)
         return configured(kernel, blocks, self.threads, self.queue, self.shared_bytes)
-
-
-def narrow(strides, sampling, channels):
-    """Return the strides within an image as 32 bits, where they reach no further.
-
-    An offset then is one number, and an address one multiplication.
-    """
-    sizes = channels, sampling.height, sampling.width
-    within = strides.channel, strides.row, strides.column
-    if sum(size * stride for size, stride in zip(sizes, within, strict=True)) >= 1 << 32:
-        return strides
-    return strides._replace(**dict(zip(strides._fields[1:], map(np.uint32, within), strict=True)))

@@ -202,11 +202,3 @@ class Tiles:
         columns = -(-channels // self.across(channels, side_by_side))
         wanted = -(-columns // -(-BLOCKS // self.count))
         return min(wanted, SUM_NUMBERS // THREADS)
-
-
-def narrowed(strides):
-    """Return the strides of rows and columns as 32 bits, where they fit: an address is then one
-    multiplication."""
-    if max(strides.row, strides.column) >= 1 << 32:
-        return strides
-    return strides._replace(row=np.uint32(strides.row), column=np.uint32(strides.column))

@@ -16,3 +16,24 @@ def split(item, size):
     item, size = np.uint32(item), np.uint32(size)
     quotient = np.uint32(item // size)
     return quotient, np.uint32(item - quotient * size)
+
+
+def narrowed(strides):
+    """Return the strides of rows and columns as 32 bits, where they fit.
+
+    An address then is one multiplication.
+    """
+    if max(strides.row, strides.column) >= 1 << 32:
+        return strides
+    return strides._replace(row=np.uint32(strides.row), column=np.uint32(strides.column))
+
+
+def narrowed_within(strides, sizes):
+    """Return all strides within an image as 32 bits, where it reaches no further.
+
+    `sizes` are its channels, rows and columns. An offset in it then is a number of 32 bits too.
+    """
+    within = strides.channel, strides.row, strides.column
+    if sum(size * stride for size, stride in zip(sizes, within, strict=True)) >= 1 << 32:
+        return strides
+    return narrowed(strides)._replace(channel=np.uint32(strides.channel))

@@ -14,7 +14,8 @@ from . import elements, plans
 from .arrays import check_result, fetch, flat_result, flat_view
 from .average import Average
 from .boxes import join_boxes, row_of, stack_boxes
-from .gradient import Tiles, narrowed, schedule_gradient, schedule_winners
+from .gradient import Tiles, schedule_gradient, schedule_winners
+from .indices import narrowed
 from .launches import over
 from .tables import Tables, typed_geometry
 

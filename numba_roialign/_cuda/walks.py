@@ -294,8 +294,8 @@ def pool_by_rows(
 ):
     """As `pool_box`, where threads share the rows of a bin, and no walk has more than one bin.
 
-    The rows are added up in their order, so that a box has the same bits however many boxes come
-    along.
+    The rows are added up in their order, as there: a box has the same bits however many boxes come
+    along, but for what the compiler rounds otherwise in one kernel than in another.
     """
     sums, line = cuda.local.array(FEW_OWN, type(zero)), cuda.local.array(FEW_OWN, type(zero))
     values = cuda.local.array(VALUES, type(zero))
