@@ -127,27 +127,42 @@ def pixel_below(position, length):
     return pixel, position - T(pixel) if pixel < length - 1 else T(0)
 
 
-@uncounted
-def add_tap(pixels, weights, first, slot, stop, pixel, weight):
-    """Add to the taps ``first:slot`` of a bin, whose pixels ascend; return the new end.
+@inlined
+def new_tap(pixels, weights, slot, stop, pixel, weight):
+    """Write a tap at a slot, and return where the next goes.
 
-    A pixel of weight zero is not read at all: an infinity there stays out of the bin. None is
-    written at `stop`, where the row of the table ends: float32 positions of a box that starts a
-    million pixels off are so coarse that its bins can overlap.
+    None is written at `stop`, where the row of the table ends: float32 positions of a box that
+    starts a million pixels off are so coarse that its bins can overlap.
     """
-    if weight == 0:
-        return slot
-    if slot > first and pixels[slot - 1] == pixel:
-        weights[slot - 1] += weight
-        return slot
-    if slot - 1 > first and pixels[slot - 2] == pixel:
-        weights[slot - 2] += weight
-        return slot
     if slot == stop:
         return slot
-    pixels[slot] = pixel
-    weights[slot] = weight
+    pixels[np.uintp(slot)] = pixel
+    weights[np.uintp(slot)] = weight
     return slot + 1
+
+
+@inlined
+def add_sample(pixels, weights, first, slot, stop, pixel, near, far):
+    """Add a sample to the taps ``first:slot`` of a bin, whose pixels ascend; return the new end.
+
+    `near` is the weight of a pixel and `far` that of the next. A pixel of weight zero is not read
+    at all: an infinity there stays out of the bin.
+    """
+    # Unsigned, without the selects of a signed index, and with one pixel to compare `far` with,
+    # filling tables takes 0.75 of the time.
+    if near != 0:
+        if slot > first and pixels[np.uintp(slot - 1)] == pixel:
+            weights[np.uintp(slot - 1)] += near
+        elif slot - 1 > first and pixels[np.uintp(slot - 2)] == pixel:
+            weights[np.uintp(slot - 2)] += near
+        else:
+            slot = new_tap(pixels, weights, slot, stop, pixel, near)
+    if far != 0:
+        if slot > first and pixels[np.uintp(slot - 1)] == pixel + 1:
+            weights[np.uintp(slot - 1)] += far
+        else:
+            slot = new_tap(pixels, weights, slot, stop, pixel + 1, far)
+    return slot
 
 
 @inlined
@@ -164,8 +179,7 @@ def bin_of_taps(axis, pixels, weights, p, slot, stop):
         pixel, beyond = pixel_below(edge + (T(i) + T(0.5)) * step, axis.length)
         if pixel >= 0:
             near, far = W((T(1) - beyond) * share), W(beyond * share)
-            slot = add_tap(pixels, weights, begin, slot, stop, pixel, near)
-            slot = add_tap(pixels, weights, begin, slot, stop, pixel + 1, far)
+            slot = add_sample(pixels, weights, begin, slot, stop, pixel, near, far)
     return slot
 
 
@@ -265,8 +279,7 @@ def axis_slopes(axis, scale, corner, grown, taps, row, slot, stop):
                 if grown:
                     part = T(0)
                 slope = W((part if corner else T(1) - part) * share)
-                slot = add_tap(pixels, weights, begin, slot, stop, pixel, -slope)
-                slot = add_tap(pixels, weights, begin, slot, stop, pixel + 1, slope)
+                slot = add_sample(pixels, weights, begin, slot, stop, pixel, -slope, slope)
         bounds[row, p + 1] = slot
 
 
@@ -374,7 +387,8 @@ def pixel_span(taps, row, first_bin, last_bin):
     for p in range(first_bin, last_bin):
         first, last = taps.bounds[row, p], taps.bounds[row, p + 1]
         if first < last:
-            one, other = np.intp(taps.pixels[first]), np.intp(taps.pixels[last - 1])
+            one, other = taps.pixels[np.uintp(first)], taps.pixels[np.uintp(last - 1)]
+            one, other = np.intp(one), np.intp(other)
             low = min(one, other) if high == 0 else min(low, one, other)
             high = max(high, one + 1, other + 1)
     return low, high
