@@ -92,6 +92,20 @@ class _Lease:
             self.kept[id(self.memory)] = self.memory
 
 
+def results_of(shape, dtype):
+    """Return a function that makes arrays of so many results of a shape.
+
+    Small ones with little of the interpreter's code: it takes 0.3 us, and `empty_result` 0.7.
+    """
+    most = (LARGE_RESULT - 1) // (math.prod(shape) * dtype.itemsize)
+
+    def results(count):
+        make = np.empty if count <= most else empty_result
+        return make((count, *shape), dtype)
+
+    return results
+
+
 def empty_result(shape, dtype):
     """Return an array to write a result to, final or not."""
     dtype = np.dtype(dtype)

@@ -12,7 +12,7 @@ from .._memory import LINE, address_of, aligned_empty
 from . import found as at
 from .job import ADDRESSES, POSITIONS
 from .plan import memory_layout, typeless
-from .tasks import run_at_once, run_tasks
+from .tasks import run_tasks
 from .threads import run_in_threads
 
 # Results of at least this many bytes are written around the caches, which they only flush: a call
@@ -155,7 +155,7 @@ class Call:
             return None
         if found[at.THREADS] == 1:  # all that was missing is compiled machine code
             memory.write_schedules(self.plan.schedules, found)
-            typeless(run_at_once).call(0, memory.address)
+            self.plan.run_at_once(0, memory.address)
         else:
             self.compute(found)
         return None
@@ -186,7 +186,7 @@ def run(plan, features, rois, out, threads, validate, argmax=None):
     )  # fmt: skip
     if layout.at_once:
         memory.rois[...] = rois
-        typeless(run_at_once).call(0, memory.address)
+        plan.run_at_once(0, memory.address)
         if memory.found[at.DONE] and not memory.found[at.INVALID]:
             memory.give_back()
             return None, ()

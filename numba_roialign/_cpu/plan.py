@@ -35,6 +35,7 @@ from .tables import (
     fill_with_taps,
     fill_with_turned_taps,
 )
+from .tasks import run_at_once
 
 # Most bytes of a call's tables, unless those of one RoI take more.
 BATCH_BYTES = 24 << 20
@@ -69,21 +70,25 @@ class Plan:
     result_bytes: int  # of an element
 
     @functools.cached_property
+    def run_at_once(self):
+        """`tasks.run_at_once`, compiled when it is first asked for."""
+        return typeless(run_at_once).call
+
+    @functools.cached_property
     def row_bytes(self):
         """Bytes of all tables, per RoI."""
         return sum(self.tables.values())
 
     @functools.cached_property
     def most_work(self):
-        """The most pixels that a RoI reads, and those that its bins tap, whichever is more."""
+        """The most multiplications of a RoI: of pixels that it reads or its bins tap."""
         taps = self.y_capacity * self.x_capacity
-        return max(
-            taps, min(self.sampling.height * self.sampling.width, self.schedules.limit * taps)
-        )
+        pixels = min(self.sampling.height * self.sampling.width, self.schedules.limit * taps)
+        return self.channels * max(taps, pixels)
 
     def is_small(self, rois, more=0):
         """Say whether one thread suits a call on so many RoIs, with `more` to do beside them."""
-        return rois * self.most_work * self.channels + more < SERIAL_WORK
+        return rois * self.most_work + more < SERIAL_WORK
 
     def filling_threads(self, rows, threads):
         """Return how many of a call's threads fill the tables with a batch of so many RoIs."""

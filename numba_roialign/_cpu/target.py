@@ -74,35 +74,39 @@ def pool_into(
         dtype, out_dtype, sampling, convention,
         mode, corner, argmax is not None,
     )  # fmt: skip
-    invalid, skipped = pool_planned(
-        plan, source, rois, target, out_dtype, validate, argmax, invalid_value
-    )
+    pool = pooler(plan, out_dtype, invalid_value)
+    invalid, skipped = pool(source, rois, target, validate, argmax)
     if invalid is None:
         settle(target, out)
     return invalid, skipped
 
 
-def pool_planned(plan, features, rois, out, out_dtype, validate, argmax=None, invalid_value=np.nan):
-    """As `pool_into`, by a plan for these arrays."""
-    threads = 1 if plan.is_small(len(rois)) else usable_threads()
-    invalid, skipped = run(plan, features, rois, out, threads, validate, argmax)
-    if skipped and invalid is None:
-        value = np.full((1,) * out.ndim, invalid_value, np.float32)
-        out[skipped] = narrowed(value, out_dtype, out.dtype)
-    return invalid, skipped
+def pooler(plan, out_dtype, invalid_value=np.nan):
+    """Return what pools by a plan, into results of a dtype, with a value for invalid rows."""
+
+    def pool(features, rois, out, validate, argmax=None):
+        threads = 1 if plan.is_small(len(rois)) else usable_threads()
+        invalid, skipped = run(plan, features, rois, out, threads, validate, argmax)
+        if skipped and invalid is None:
+            value = np.full((1,) * out.ndim, invalid_value, np.float32)
+            out[skipped] = narrowed(value, out_dtype, out.dtype)
+        return invalid, skipped
+
+    return pool
 
 
-def plan_alike(layout, shape, strides, dtype, aligned, pooled, sampling, convention, mode):
-    """Return the plan for all maps that look so and a new result; None where they are copied.
+def pooler_alike(layout, shape, strides, dtype, aligned, pooled, sampling, convention, mode):
+    """Return what pools all maps that look so into new results; None where they are copied.
 
     `pooled` is the shape of a RoI's pooled features.
     """
     if not is_in_place(shape, strides, dtype, aligned):
         return None
-    return pooling_plan(
+    plan = pooling_plan(
         layout, shape, strides, pooled, c_strides((1, *pooled), dtype.itemsize),
         dtype.name, dtype.name, sampling, convention, mode, None, False,
     )  # fmt: skip
+    return pooler(plan, dtype.name)
 
 
 def pool_backward(
