@@ -18,7 +18,7 @@ from numba import njit
 from .. import _kernels, _taps
 from .._taps import Taps
 from .job import INLINED, INLINED_BY_LLVM, axis_tables, map_at, out_at, span_of
-from .lanes import tile, view, zero_of
+from .lanes import fetch, tile, view, zero_of
 from .results import write
 from .tables import pixel_span
 from .tasks import first_channel, task_of
@@ -34,6 +34,10 @@ CELLS = 1 << 12
 # With more pixels per tapped pixel than this, a RoI is sparse, and its window is not packed:
 # few_samples_huge_map took 213 ms with its windows packed whole, and takes 1.
 SPARSE = 4
+# How many pixels ahead of packing a pixel's channels are fetched, where they lie side by side: a
+# block's lie a line or two in each pixel's many, which no processor foresees. Channels last,
+# mixed_adaptive, fpn_p4_s2 and fpn_p5_s2 take 0.92 to 0.96 of the time; 16, 32 or 128 ahead more.
+AHEAD = 64
 
 
 def most_rows(width):
@@ -59,7 +63,9 @@ def pack(job, origin, to, pixels):
     if channel_stride == 1:
         source, target = view(job.features, 0, job.tag), view(job.scratch, 0, job.tag)
         for p in range(pixels):
-            target[to + p * lanes] = source[origin + p * column_stride]
+            element = origin + p * column_stride
+            fetch(source, np.uintp(element + AHEAD * column_stride))
+            target[to + p * lanes] = source[element]
     elif column_stride == 1 and pixels >= square:
         source, target = view(job.features, 0, job.square), view(job.scratch, 0, job.square)
         for k in range(0, lanes, square):

@@ -16,6 +16,7 @@ import operator
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, overload, register_model
 
@@ -255,6 +256,21 @@ def stream(typing_context, view, index, number):
         return context.get_dummy_value()
 
     return types.void(view, types.uintp, number), codegen
+
+
+@intrinsic
+def fetch(typing_context, view, index):
+    """Ask for what lies at ``view[index]``, if anything does, to come into the second cache."""
+
+    def codegen(context, builder, sig, args):
+        pointer = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+        signature = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        prefetch = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0i8")
+        to_read, near, data = I32(0), I32(2), I32(1)
+        builder.call(prefetch, [pointer, to_read, near, data])
+        return context.get_dummy_value()
+
+    return types.void(view, types.uintp), codegen
 
 
 @intrinsic
