@@ -10,7 +10,7 @@ from numba import config, njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
 from numba.core.runtime.nrt import rtsys
 
-from .._stamp import package_stamp
+from .._compiling import package_stamp
 
 
 class _PackageCacheImpl(CompileResultCacheImpl):

@@ -10,10 +10,11 @@ The dividing is compiled too: between two kernels, Python and NumPy's sorting to
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 from . import found as at
-from .job import INLINED
+from .job import INLINED, UNCOUNTED
 
 TASKS_PER_THREAD = 4
 # Bits of a key in one pass of the sort: RoIs on a map of up to 4096 rows take one pass.
@@ -33,11 +34,11 @@ def join(found, threads):
             found[k] = max(found[k], found[line + k])
 
 
-@njit(**INLINED)
+@njit(**UNCOUNTED)
 def sort(keys, step, most, rows, spare, count, ends):
     """Sort rows by ``keys[step * row]``, 0 to `most`, digit by digit.
 
-    Rows with the same key keep their order.
+    Rows with the same key keep their order. Called twice, it is compiled once, for itself.
     """
     shift = 0
     while most >> shift > 0:
@@ -68,8 +69,9 @@ def put_in_order(job):
         if images[row] >= 0:
             order[count] = row
             count += 1
-    sort(job.spans, 4, job.height - 1, order, spare, count, ends)
-    sort(images, 1, job.images - 1, order, spare, count, ends)
+    one, four = np.intp(1), np.intp(4)  # for a literal `sort` would be compiled once more
+    sort(job.spans, four, job.height - 1, order, spare, count, ends)
+    sort(images, one, job.images - 1, order, spare, count, ends)
     return count
 
 

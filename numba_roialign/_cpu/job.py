@@ -27,6 +27,7 @@ from numba.extending import (
     register_model,
 )
 
+from .._compiling import uncollected
 from .._geometry import Convention, Sampling
 from .._kernels import Strides
 from .._taps import AxisSamples, AxisTaps
@@ -239,7 +240,8 @@ def compiled(function, storage, result, number, lanes, contracted=True) -> Compi
     options = {"nopython": True, **(CONTRACTED if contracted else UNCOUNTED)}
     code = ccallback.CFunc(function, signature, locals={}, options=options)
     code._cache = package_cache(function)
-    code.compile()
+    with uncollected():
+        code.compile()
     prototype = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, ctypes.c_void_p)
     return Compiled(code.address, prototype(code.address), code)
 

@@ -8,7 +8,7 @@ import numba_cuda
 from numba.core.caching import NullCache
 from numba.cuda.dispatcher import CUDACache, CUDACacheImpl
 
-from .._stamp import package_stamp
+from .._compiling import package_stamp, uncollected
 
 
 def stamp():
@@ -38,4 +38,5 @@ def compile_kernel(kernel, arguments):
             kernel._cache = _PackageCache(kernel.py_func)
         except RuntimeError:  # Numba's word for "no locator available"
             kernel._cache = NullCache()
-    return kernel.compile(tuple(kernel.typeof_pyval(argument) for argument in arguments))
+    with uncollected():
+        return kernel.compile(tuple(kernel.typeof_pyval(argument) for argument in arguments))
