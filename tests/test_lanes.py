@@ -1,5 +1,6 @@
 """The CPU's schedules hold together: lanes, one element at a time, and the interpreter."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
+from numba import types
+from numba.core import ccallback
 from numpy.testing import assert_allclose, assert_array_equal
 
 import numba_roialign
@@ -275,6 +278,37 @@ def test_where_arrays_begin(tmp_path):
     views = [whole[1:, :, 2], whole[::-1, :, ::-2], whole.T, whole[:0]]
     for array in [whole, mapped, mapped[2:], np.ma.masked_array(whole), np.empty(0), *views]:
         assert _memory.address_of(array) == array.__array_interface__["data"][0]
+
+
+def test_results_of_any_number_are_made_as_one_result_is():
+    results = _memory.results_of((3, 5), np.dtype(np.float16))
+    aligned = -(-_memory.LARGE_RESULT // 30)
+    for count in (1, aligned - 1, aligned, aligned + 1):
+        made = results(count)
+        assert (made.shape, made.dtype) == ((count, 3, 5), np.float16)
+        assert made.flags.c_contiguous
+        if count >= aligned:
+            assert _memory.address_of(made) % _memory.LINE == 0
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_collector_pauses_while_a_function_compiles(monkeypatch, collects):
+    states = []
+
+    def compile_and_fail(code):
+        states.append(gc.isenabled())
+        raise ArithmeticError
+
+    monkeypatch.setattr(ccallback.CFunc, "compile", compile_and_fail)
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        with pytest.raises(ArithmeticError):
+            _cpu.job.compiled(_cpu.divide.divide_batch, *[types.float32] * 3, lanes=3)
+        states.append(gc.isenabled())
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert states == [False, collects]
 
 
 def test_memory_of_large_results_is_used_again_only_when_they_are_gone(monkeypatch):
