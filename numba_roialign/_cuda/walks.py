@@ -289,6 +289,24 @@ def most_rows(table, first, last):
 
 
 @cuda.jit(device=True)
+def add_rows_of_lanes(numbers, sums, line, table, slot, last, lanes, lane):
+    """Add to the sums of a bin's first lane the rows that its lanes have, each a slot's."""
+    place = np.uint32(this_thread()[0] * FEW_OWN)
+    for k in range(FEW_OWN):
+        numbers[place + np.uint32(k)] = line[k]
+    cuda.syncthreads()
+    if lane == 0:
+        stop = np.uint32(min(last, slot + lanes))
+        while slot < stop:
+            weight = weight_of(table, slot)
+            for k in range(FEW_OWN):
+                sums[k] += weight * numbers[place + np.uint32(k)]
+            place = np.uint32(place + np.uint32(cuda.blockDim.x) * FEW_OWN)
+            slot = np.uint32(slot + 1)
+    cuda.syncthreads()
+
+
+@cuda.jit(device=True)
 def pool_by_rows(
     features, strides, table, n, bins, division, numbers, zero, out, out_strides, channels
 ):
@@ -301,7 +319,7 @@ def pool_by_rows(
     values = cuda.local.array(VALUES, type(zero))
     is_valid, lanes = is_pooled(table), division.lanes
     height, width, channels = np.uint32(bins[0]), np.uint32(bins[1]), np.uint32(channels)
-    place, own_place = place_of(division, lanes), np.uint32(this_thread()[0] * FEW_OWN)
+    place = place_of(division, lanes)
     Index = type(strides.channel)
     hop = Index(division.groups * strides.channel)
     out_hop = np.uintp(division.groups) * np.uintp(out_strides.channel)
@@ -330,21 +348,12 @@ def pool_by_rows(
                         features, start + np.uintp(row), hop, share.count, strides.column,
                         table, begin, end, AT_ONCE, values, line, FEW_OWN, zero,
                     )  # fmt: skip
-                    for k in range(FEW_OWN):
-                        numbers[own_place + np.uint32(k)] = line[k]
-                cuda.syncthreads()
-                if place.lane == 0:
-                    other, stop = own_place, np.uint32(min(last, slot + lanes))
-                    while slot < stop:
-                        weight = weight_of(table, slot)
+                    if lanes == 1:
                         for k in range(FEW_OWN):
-                            sums[k] += weight * numbers[other + np.uint32(k)]
-                        other = np.uint32(other + np.uint32(cuda.blockDim.x) * FEW_OWN)
-                        slot = np.uint32(slot + 1)
-                else:
-                    slot = np.uint32(slot + lanes)
-                cuda.syncthreads()
-                done = np.uint32(done + lanes)
+                            sums[k] += weight_of(table, slot) * line[k]
+                if lanes > 1:
+                    add_rows_of_lanes(numbers, sums, line, table, slot, last, lanes, place.lane)
+                slot, done = np.uint32(slot + lanes), np.uint32(done + lanes)
             if works and place.lane == 0:
                 to = element_at(out_strides, n, share.channel, ph, column)
                 for k in range(FEW_OWN):
