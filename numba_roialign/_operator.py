@@ -17,7 +17,6 @@ from ._arguments import (
     check_like,
     check_out,
     check_rois,
-    flag,
     validation,
 )
 from ._families import NumPy, check_places
@@ -165,8 +164,7 @@ def roi_align(
     `output_size` is a pair, checked already, and `rois` an array of (K, 5). The public functions
     document the rest.
     """
-    if validate is not None:
-        validate = flag("validate", validate)
+    validate = validation(validate)
     if type(features) is type(rois) is np.ndarray and out is stream is workspace is None:
         # Most calls are like one before, which was checked: the interpreter takes 8 us this way,
         # and 30 the other.
