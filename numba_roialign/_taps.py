@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._geometry import compilable, grows, locate
+from ._geometry import clamp, compilable, grows, locate
 
 # For functions that only pass arrays on: counting references to them made taps 1.6 times slower.
 uncounted = compilable(_nrt=False)
@@ -99,10 +99,11 @@ def samples_inside(edge, step, samples, length):
     """
     T = type(edge)
     near, far = (T(-1) - edge) / step, (T(length) - edge) / step
-    most = T(samples)
-    first = min(max(min(near, far) - T(1.5), T(0)), most)
-    last = min(max(max(near, far) + T(1.5), T(0)), most)
-    return int(first), int(last)
+    if far < near:
+        near, far = far, near
+    first = clamp(near - T(1.5), T(0), T(samples))
+    last = clamp(far + T(1.5), T(0), T(samples))
+    return np.intp(first), np.intp(last)
 
 
 @uncounted
@@ -122,9 +123,10 @@ def pixel_below(position, length):
     T = type(position)
     if not (position >= T(-1) and position <= T(length)):
         return -1, T(0)
-    position = max(position, T(0))
-    pixel = min(int(position), length - 1)
-    return pixel, position - T(pixel) if pixel < length - 1 else T(0)
+    if position < T(0):
+        return 0, T(0)
+    pixel = np.intp(position)
+    return (pixel, position - T(pixel)) if pixel < length - 1 else (length - 1, T(0))
 
 
 @inlined
@@ -170,8 +172,8 @@ def bin_of_taps(axis, pixels, weights, p, slot, stop):
     """Write the taps of bin `p` of an axis into slots ``slot:stop``; return their end."""
     T = type(axis.start)
     W = type(weights[0])
-    step = axis.bin_size / T(max(axis.samples, 1))
-    share = T(1) / T(max(axis.samples, 1))
+    samples = T(axis.samples) if axis.samples > 0 else T(1)
+    step, share = axis.bin_size / samples, T(1) / samples
     begin = slot
     edge, first, last = samples_of(axis, p, step)
     for k in range(first, last):
@@ -197,7 +199,7 @@ def first_pixel(axis, p):
     """Return the pixel in which bin `p` of an axis starts, or the map's nearest to that."""
     T = type(axis.start)
     edge = axis.start + T(p) * axis.bin_size
-    return int(min(max(edge, T(0)), T(axis.length - 1)))
+    return np.intp(clamp(edge, T(0), T(axis.length - 1)))
 
 
 @compilable()
@@ -232,7 +234,7 @@ def axis_samples(axis, samples, row, slot, stop):
     T = type(axis.start)
     W = type(samples.weights[0])
     pixels, weights, bounds = samples.pixels, samples.weights, samples.bounds
-    step = axis.bin_size / T(max(axis.samples, 1))
+    step = axis.bin_size / (T(axis.samples) if axis.samples > 0 else T(1))
     samples.grids[row] = axis.samples
     bounds[row, 0] = slot
     for p in range(axis.bins):
@@ -263,8 +265,8 @@ def axis_slopes(axis, scale, corner, grown, taps, row, slot, stop):
     T = type(axis.start)
     W = type(taps.weights[0])
     pixels, weights, bounds = taps.pixels, taps.weights, taps.bounds
-    step = axis.bin_size / T(max(axis.samples, 1))
-    share = scale / T(max(axis.samples, 1))
+    samples = T(axis.samples) if axis.samples > 0 else T(1)
+    step, share = axis.bin_size / samples, scale / samples
     bounds[row, 0] = slot
     for p in range(axis.bins):
         begin = slot
@@ -275,7 +277,7 @@ def axis_slopes(axis, scale, corner, grown, taps, row, slot, stop):
             pixel, _ = pixel_below(position, axis.length)
             if pixel >= 0 and pixel < axis.length - 1 and position >= T(0):
                 # Where in the box the sample lies, from 0 to 1: it moves by so much of its end.
-                part = (T(p) + (T(i) + T(0.5)) / T(axis.samples)) / T(axis.bins)
+                part = (T(p) + (T(i) + T(0.5)) / samples) / T(axis.bins)
                 if grown:
                     part = T(0)
                 slope = W((part if corner else T(1) - part) * share)
@@ -389,8 +391,10 @@ def pixel_span(taps, row, first_bin, last_bin):
         if first < last:
             one, other = taps.pixels[np.uintp(first)], taps.pixels[np.uintp(last - 1)]
             one, other = np.intp(one), np.intp(other)
-            low = min(one, other) if high == 0 else min(low, one, other)
-            high = max(high, one + 1, other + 1)
+            if other < one:
+                one, other = other, one
+            low = one if high == 0 or one < low else low
+            high = other + 1 if high <= other else high
     return low, high
 
 

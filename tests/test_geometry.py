@@ -136,6 +136,11 @@ def test_a_box_far_larger_than_the_map_visits_only_samples_near_it(T):
     assert_allclose(sum(taps[0].values()) * size, 101)
 
 
+def test_clamp():
+    values = [F64(value) for value in (-2, 3, 5.5, 9, math.inf, -math.inf, math.nan)]
+    assert [_geometry.clamp(value, F64(3), F64(6)) for value in values] == [3, 3, 5.5, 6, 6, 3, 3]
+
+
 @pytest.mark.parametrize(
     ("bin_size", "samples", "floor_grid", "expected"),
     [

@@ -6,7 +6,8 @@ import numpy as np
 from numba import njit
 
 from .. import _kernels
-from .job import INLINED, array_at, axis_tables, strides_in, strides_out
+from .arrays import array_at
+from .job import INLINED, axis_tables, strides_in, strides_out
 from .lanes import view
 from .tasks import channels_of, task_of
 

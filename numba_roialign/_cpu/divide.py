@@ -64,7 +64,7 @@ def put_in_order(job):
 
     A map's row is then packed once, just ahead of its use. Returns how many rows there are.
     """
-    images, order, spare, ends, count = job.table_images, job.order, job.chunks, job.ends, 0
+    images, order, spare, ends, count = job.table_images, job.order, job.chunks, job.ends, np.intp(0)
     for row in range(job.rows):
         if images[row] >= 0:
             order[count] = row

@@ -16,7 +16,7 @@ from typing import NamedTuple, get_type_hints
 
 from llvmlite import ir
 from numba import njit, prange, types
-from numba.core import ccallback, cgutils
+from numba.core import ccallback
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import (
     infer_getattr,
@@ -31,6 +31,7 @@ from .._compiling import uncollected
 from .._geometry import Convention, Sampling
 from .._kernels import Strides
 from .._taps import AxisSamples, AxisTaps
+from .arrays import array_at
 from .cache import cached_njit, package_cache
 from .lanes import REGISTER
 
@@ -244,25 +245,6 @@ def compiled(function, storage, result, number, lanes, contracted=True) -> Compi
         code.compile()
     prototype = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, ctypes.c_void_p)
     return Compiled(code.address, prototype(code.address), code)
-
-
-@intrinsic
-def array_at(typing_context, pointer, shape):
-    """Return memory as an array in C order; `numba.carray` needs reference counts to compile."""
-    array = types.Array(pointer.dtype, len(shape), "C")
-
-    def codegen(context, builder, sig, args):
-        from numba.np.arrayobj import make_array, populate_array  # 0.05 s, which loading saves
-
-        itemsize = context.get_constant(types.intp, pointer.dtype.bitwidth // 8)
-        shape, strides = cgutils.unpack_tuple(builder, args[1]), [itemsize]
-        for length in shape[:0:-1]:
-            strides.insert(0, builder.mul(strides[0], length))
-        value = make_array(array)(context, builder)
-        populate_array(value, args[0], shape, strides, itemsize, meminfo=None)
-        return value._getvalue()
-
-    return array(pointer, shape), codegen
 
 
 @njit(**INLINED)

@@ -7,7 +7,8 @@ from numba import njit
 
 from .. import _kernels
 from .._kernels import Strides
-from .job import INLINED, array_at, sample_tables, strides_in, strides_out
+from .arrays import array_at
+from .job import INLINED, sample_tables, strides_in, strides_out
 from .lanes import view
 from .tasks import channels_of, task_of
 

@@ -8,7 +8,8 @@ from numba import njit
 from .. import _taps
 from .._geometry import Convention, Sampling
 from . import found as at
-from .job import UNCOUNTED, array_at, axis_tables, sample_tables, span_of, turned_tables
+from .arrays import array_at
+from .job import UNCOUNTED, axis_tables, sample_tables, span_of, turned_tables
 
 # The gradient of a RoI with more columns than this per tap is spread bin by bin: a line would be
 # mostly zeros. With half of it fpn_p2_s2 took 1.6 times as long, with twice of it many_1000x3 1.2.
