@@ -16,7 +16,6 @@ import numpy as np
 from numba import njit
 
 from .. import _kernels, _taps
-from .._taps import Taps
 from .job import INLINED, INLINED_BY_LLVM, axis_tables, map_at, out_at, span_of
 from .lanes import fetch, tile, view, zero_of
 from .results import write
@@ -26,10 +25,11 @@ from .tasks import first_channel, task_of
 average = njit(**INLINED)(_kernels.average)
 bin_taps = njit(**INLINED)(_taps.bin_taps)
 
-# A thread's scratch: pixels of packed rows, and bins of results. With 32 lanes of float32 that is
-# 9 MB, of which a call touches only what it needs. A RoI with more rows than fit is pooled from
-# bands of rows, one with more bins in parts.
-WINDOW = 1 << 16
+# A thread's scratch: pixels of packed rows, and bins of results. With 16 lanes of float32, which
+# large maps take, that is 9 MB, of which a call touches only what it needs. A RoI with more bins
+# comes in parts; one with more pixels is pooled by other schedules, from where they lie.
+# With half as many pixels 300 boxes of 8 to 270 pixels on a map of 270 x 480 took 2 to 3 times as long.
+WINDOW = 1 << 17
 CELLS = 1 << 12
 # With more pixels per tapped pixel than this, a RoI is sparse, and its window is not packed:
 # few_samples_huge_map took 213 ms with its windows packed whole, and takes 1.
@@ -91,17 +91,6 @@ def pack_rows(job, origin, columns, to, rows):
 
 
 @njit(**INLINED)
-def clipped(taps, low, high):
-    """Return the taps of a bin whose pixels lie in ``low:high``."""
-    first, last = np.intp(taps.first), np.intp(taps.last)
-    while first < last and taps.pixels[first] < low:
-        first += 1
-    while first < last and taps.pixels[last - 1] >= high:
-        last -= 1
-    return Taps(taps.pixels, taps.weights, np.uintp(first), np.uintp(last))
-
-
-@njit(**INLINED)
 def pool_rows(job, window, pitch, y_taps, x_taps, roi, share, cells):
     """Pool some rows of bins from packed rows into `cells`.
 
@@ -125,21 +114,27 @@ def pool_rows(job, window, pitch, y_taps, x_taps, roi, share, cells):
 def common_columns(job, begin, end):
     """Return the columns of a common window of RoIs, or 0, 0 where each RoI takes its own.
 
-    Packing once what RoIs have in common pays while it is no more than packing for each.
+    Packing once what RoIs have in common pays while it is no more than packing for each, and the
+    window must hold all rows of the tallest.
     """
-    low, high, left, right, alone = 1 << 60, 0, 1 << 60, 0, 0
+    low, high, left, right, alone, tallest = 1 << 60, 0, 1 << 60, 0, 0, 0
     for i in range(begin, end):
         y0, y1, x0, x1 = span_of(job, job.order[i])
         low, high, left, right = min(low, y0), max(high, y1), min(left, x0), max(right, x1)
         alone += (y1 - y0) * (x1 - x0)
-    if (high - low) * (right - left) <= alone:
+        tallest = max(tallest, y1 - y0)
+    columns = right - left
+    if (high - low) * columns <= alone and tallest * columns <= job.window:
         return left, right
     return 0, 0
 
 
 @njit(**INLINED)
 def own_columns(job, roi, least):
-    """Return the columns of a RoI's own window: at least so many, where the map has them."""
+    """Return the columns of a RoI's own window: at least so many, where the map has them.
+
+    That is `tables.LEAST_COLUMNS` at most.
+    """
     _, _, left, right = span_of(job, roi)
     least = min(least, job.width)
     if right - left < least:
@@ -149,55 +144,26 @@ def own_columns(job, roi, least):
 
 
 @njit(**INLINED)
-def pool_bands(job, y_taps, x_taps, plane, roi, ph, low, high, base, cells):
-    """Pool a row of bins, whose rows ``low:high`` do not fit the window, from bands of columns."""
-    lanes, (left, right) = len(job.tag), own_columns(job, roi, len(job.square))
-    numbers, rows = view(job.scratch, 0, job.tag), bin_taps(y_taps, roi, ph)
-    zero, columns = zero_of(numbers), job.window // (high - low)
-    for begin in range(left, right, columns):
-        end = min(begin + columns, right)
-        pitch = (end - begin) * lanes
-        origin = plane + low * job.in_row + begin * job.in_column
-        pack_rows(job, origin, end - begin, base, high - low)
-        first = np.uintp(base - low * pitch - begin * lanes)
-        for pw in range(job.output_width):
-            cell = cells + pw * lanes
-            numbers[cell] = average(
-                numbers, first, np.uintp(pitch), np.uintp(lanes), rows,
-                clipped(bin_taps(x_taps, roi, pw), begin, end), zero,
-                zero if begin == left else numbers[cell],
-            )  # fmt: skip
-
-
-@njit(**INLINED)
 def pool_roi(job, y_taps, x_taps, plane, roi, share, left, right, held, base):
     """Pool a RoI from packed rows; return which rows the window then holds.
 
     `plane` is the block's first element in the RoI's image, and `held` the rows that the window
-    holds at first. Where not all rows fit, one row of bins is pooled after the other.
+    holds at first. All rows fit, or `tables.survey` has the RoI pooled elsewhere.
     """
-    lanes, columns, width = len(job.tag), right - left, job.output_width
+    lanes, columns = len(job.tag), right - left
     capacity, pitch, cells = job.window // columns, columns * lanes, base + job.window * lanes
-    held_low, held_high = held
     low, high = pixel_span(y_taps, roi, share[0], share[1])
-    step = share[1] - share[0] if high - low <= capacity else 1
-    for ph in range(share[0], share[1], step):
-        low, high = pixel_span(y_taps, roi, ph, ph + step)
-        if high - low > capacity:
-            pool_bands(job, y_taps, x_taps, plane, roi, ph, low, high, base, cells)
-            held_low, held_high = 0, 0
-        else:
-            if low < held_low or low > held_high or high > held_low + capacity:
-                held_low, held_high = low, low
-            if high > held_high:
-                pack_rows(
-                    job, plane + held_high * job.in_row + left * job.in_column, columns,
-                    base + (held_high - held_low) * pitch, high - held_high,
-                )  # fmt: skip
-                held_high = high
-            window = base - held_low * pitch - left * lanes
-            pool_rows(job, window, pitch, y_taps, x_taps, roi, (ph, ph + step), cells)
-        cells += step * width * lanes
+    held_low, held_high = held
+    if low < held_low or low > held_high or high > held_low + capacity:
+        held_low, held_high = low, low
+    if high > held_high:
+        pack_rows(
+            job, plane + held_high * job.in_row + left * job.in_column, columns,
+            base + (held_high - held_low) * pitch, high - held_high,
+        )  # fmt: skip
+        held_high = high
+    window = base - held_low * pitch - left * lanes
+    pool_rows(job, window, pitch, y_taps, x_taps, roi, share, cells)
     return held_low, held_high
 
 

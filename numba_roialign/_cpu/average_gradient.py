@@ -19,7 +19,8 @@ import numpy as np
 from numba import njit
 
 from .. import _kernels, _taps
-from .average_channels import clipped, pack_rows
+from .._taps import Taps
+from .average_channels import pack_rows
 from .job import (
     CONTRACTED,
     INLINED,
@@ -106,6 +107,17 @@ def write_band(job, band, plane, low, high):
             cell, o = band + y * width * lanes + k, at + y * strides.row + k * strides.channel
             for x in range(width):
                 out[o + x * strides.column] = numbers[cell + x * lanes]
+
+
+@njit(**INLINED)
+def clipped(taps, low, high):
+    """Return the taps of a bin whose pixels lie in ``low:high``."""
+    first, last = np.intp(taps.first), np.intp(taps.last)
+    while first < last and taps.pixels[first] < low:
+        first += 1
+    while first < last and taps.pixels[last - 1] >= high:
+        last -= 1
+    return Taps(taps.pixels, taps.weights, np.uintp(first), np.uintp(last))
 
 
 @njit(**INLINED)

@@ -129,9 +129,10 @@ def divide_batch(thread, job):
     taps, alone = found[at.TAPS], found[at.ALONE]
     top, rows = found[at.TOP], found[at.BOTTOM] - found[at.TOP]
     common = rows * (found[at.RIGHT] - found[at.LEFT]) * (found[at.HIGH] - found[at.LOW] + 1)
-    apart = alone < job.apart_reads * common
+    large = found[at.LARGE] > 0
+    apart = job.apart_reads > 0 and (large or alone < job.apart_reads * common)
     # Where what RoIs have in common is packed, sparse ones find it so.
-    splits = found[at.SPARSE] > 0 and (apart or not job.packs)
+    splits = found[at.SPARSE] > 0 and (apart or large or not job.packs)
     count = put_in_order(job)
     results = job.rows * job.output_height * job.output_width
     work = job.channels * max(taps, alone, results)

@@ -50,6 +50,8 @@ PIXELS_LANE_BYTES, GRADIENT_LANE_BYTES, MAX_LANE_BYTES = 256, 64, 64
 # from 1.1 to 2 times on; channels last, in 50 cases, from 10 to 60 times on, and since rows are
 # fetched ahead from fewer: fpn_p3_adaptive reads 27 times, and takes 0.93 of the time packed.
 LINES_READS, PIXELS_READS = 1.25, 24
+# The longest line that a thread's scratch has, of a row of the map or a column.
+LONGEST_LINE = 1 << 16
 # Of fewer channels than these, columns take the lanes.
 FEW_CHANNELS = 8
 
@@ -163,7 +165,7 @@ def fitting_lanes(channels, most):
 
 def average_schedules(kinds, strides, channels, sampling):
     """Return the schedules of an average; `strides` are the map's."""
-    fits = max(sampling.height, sampling.width) <= average_channels.WINDOW
+    fits = sampling.width <= LONGEST_LINE
     if MOST_LANES > 1 and channels >= FEW_CHANNELS and fits:
         packed = by_channels(kinds, strides, channels, sampling)
         if strides.channel == 1:
@@ -241,7 +243,7 @@ def by_columns(kinds, strides, channels, sampling):
     lanes = min(MOST_LANES, most if bins >= most else most // 2)
     if lanes == 1 or not (beside or strides.column == 1):
         return None
-    if not lanes <= line <= average_channels.WINDOW:
+    if not lanes <= line <= LONGEST_LINE:
         return None
     return Schedule(
         average_columns.work,
@@ -294,7 +296,7 @@ def gradient_schedule(kinds, channels, sampling, mode, batched):
 
     Where it is computed in batches, each of which adds to the one before, blocks do not overlap.
     """
-    narrow, lanes = sampling.width <= average_channels.WINDOW, 1
+    narrow, lanes = sampling.width <= LONGEST_LINE, 1
     most = most_lanes(kinds, GRADIENT_LANE_BYTES)
     if mode == AVERAGE and narrow:
         lanes = fitting_lanes(channels, most)

@@ -14,6 +14,8 @@ from .job import UNCOUNTED, axis_tables, sample_tables, span_of, turned_tables
 # The gradient of a RoI with more columns than this per tap is spread bin by bin: a line would be
 # mostly zeros. With half of it fpn_p2_s2 took 1.6 times as long, with twice of it many_1000x3 1.2.
 COLUMNS_PER_TAP = 2
+# A packed window has at least so many columns, where the map has them: a register of float32.
+LEAST_COLUMNS = 16
 
 fill_taps = njit(**UNCOUNTED)(_taps.fill_taps)
 fill_samples = njit(**UNCOUNTED)(_taps.fill_samples)
@@ -46,12 +48,16 @@ def share_of(thread, job):
 
 @njit(**UNCOUNTED)
 def survey(thread, job):
-    """Note what a thread's share of the rows holds, in its line of `found`; mark sparse rows."""
+    """Note what a thread's share of the rows holds, in its line of `found`; mark sparse rows.
+
+    Those too large to pack are among them where no schedule of RoIs apart pools them.
+    """
     images, spans, sparse_rows = job.table_images, job.spans, job.sparse_rows
     y_taps, x_taps = axis_tables(job)
     bins, width, limit = job.output_height, job.output_width, job.sparse_limit
+    least = min(LEAST_COLUMNS, job.width)
     none = np.intp(0)  # for a literal 0 `pixel_span` would be compiled once more
-    invalid, first_invalid, sparse, taps, alone = 0, job.rows, 0, 0, 0
+    invalid, first_invalid, sparse, large, taps, alone = 0, job.rows, 0, 0, 0, 0
     low, high, top, bottom, left, right = job.images, -1, job.height, 0, job.width, 0
     first, last = share_of(thread, job)
     for row in range(first, last):
@@ -68,19 +74,22 @@ def survey(thread, job):
         y = y_taps.bounds[row, bins] - y_taps.bounds[row, 0]
         x = x_taps.bounds[row, width] - x_taps.bounds[row, 0]
         taps += y * x
-        pixels = y * x
+        is_large = job.packs and (y1 - y0) * max(x1 - x0, least) > job.window
+        pixels, is_sparse = y * x, is_large and job.apart_reads == 0
         if limit > 0:
             pixels = (y1 - y0 if job.packs else y) * (x1 - x0)
             if pixels > limit * y * x:
-                sparse_rows[row] = 1
-                sparse += 1
-                pixels = limit * y * x
+                pixels, is_sparse = limit * y * x, True
+        sparse_rows[row] = is_sparse
+        large += is_large
+        sparse += is_sparse
         alone += pixels
         low, top, left = min(low, image), min(top, y0), min(left, x0)
         high, bottom, right = max(high, image), max(bottom, y1), max(right, x1)
     found, line = job.found, thread * at.END
     found[line + at.INVALID], found[line + at.FIRST_INVALID] = invalid, first_invalid
-    found[line + at.SPARSE], found[line + at.TAPS], found[line + at.ALONE] = sparse, taps, alone
+    found[line + at.SPARSE], found[line + at.LARGE] = sparse, large
+    found[line + at.TAPS], found[line + at.ALONE] = taps, alone
     found[line + at.LOW], found[line + at.TOP], found[line + at.LEFT] = low, top, left
     found[line + at.HIGH], found[line + at.BOTTOM], found[line + at.RIGHT] = high, bottom, right
 
