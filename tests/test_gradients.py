@@ -229,7 +229,7 @@ def test_more_bins_than_the_scratch_holds(rng):
 
 @pytest.mark.only("cpu")
 def test_a_map_wider_than_a_window_of_lanes(rng):
-    width = _cpu.average_channels.WINDOW + 5
+    width = _cpu.schedules.LONGEST_LINE + 5
     rois = np.array([[0, 1, 0, width, 2], [0, width - 9, 0, width, 2]], np.float32)
     grad = random_features(rng, (2, 8, 2, 3))
     result = roi_align_backward(grad, rois, (1, 8, 2, width), 1.0, 2)

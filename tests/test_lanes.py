@@ -11,7 +11,6 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
-from numba import types
 from numba.core import ccallback
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -66,6 +65,21 @@ def test_lanes_equal_the_scalar_schedule(rng, without_lanes, layout, shape):
         pooled = roi_align(features, *arguments)
         assert_array_equal(pooled, without_lanes(features, *arguments))
         assert_allclose(pooled, reference.roi_align(features, *arguments), rtol=0, atol=3e-6)
+
+
+@pytest.mark.parametrize("layout", ["channels first", "channels last"])
+def test_results_lie_anyhow(rng, planned_with, without_lanes, schedules_run, layout):
+    """Where a pixel's channels, a channel's bins, or nothing lies side by side."""
+    features = LAYOUTS[layout](random_features(rng, (1, 19, 12, 21), np.float32))
+    corner = rng.uniform(0, [12, 4], (60, 2))
+    rois = np.column_stack([np.zeros(60), corner, corner + rng.uniform(5, 9, (60, 2))])
+    scalar = without_lanes(features, rois, (5, 4))
+    for lie in LAYOUTS.values():
+        out = lie(np.full(scalar.shape, np.nan, np.float32))
+        with planned_with(_cpu.schedules, PIXELS_READS=0.001):  # packed, also channels last
+            roi_align(features, rois, (5, 4), out=out)
+        assert_array_equal(out, scalar)
+    assert schedules_run[-len(LAYOUTS) :] == ["average_channels"] * len(LAYOUTS)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
@@ -304,7 +318,7 @@ def test_the_collector_pauses_while_a_function_compiles(monkeypatch, collects):
     try:
         (gc.enable if collects else gc.disable)()
         with pytest.raises(ArithmeticError):
-            _cpu.job.compiled(_cpu.divide.divide_batch, *[types.float32] * 3, lanes=3)
+            _cpu.job.compiled(_cpu.divide.divide_batch, _cpu.kinds.Kinds.of(*["float32"] * 2), 3)
         states.append(gc.isenabled())
     finally:
         (gc.enable if before else gc.disable)()
@@ -337,8 +351,8 @@ def test_batches_and_chunks_change_no_bit(rng, planned_with, channels):
         assert_array_equal(roi_align(features, rois, 7), whole)
 
 
-def test_rows_wider_than_the_scratch_come_in_bands(rng, without_lanes):
-    width = _cpu.average_channels.WINDOW // 2 + 5  # the scratch holds one row
+def test_rows_as_wide_as_the_scratch(rng, without_lanes):
+    width = _cpu.schedules.LONGEST_LINE  # of which a window holds two
     features = np.broadcast_to(random_features(rng, (1, 9, 8, 1), np.float32), (1, 9, 8, width))
     rois = np.array([[0, 0, 0, width, 8], [0, 3, 1, width, 7]], np.float32)
     arguments = (rois, (3, 4), 1.0, 8)
@@ -356,13 +370,15 @@ def test_a_window_that_does_not_hold_a_roi_changes_no_bit(
     for arguments in [(rois, (5, 4)), (rois, (2, 3), 1.0, 9), (rois, (1, 1), 1.0, 30, True)]:
         scalar = without_lanes(features, *arguments)
         schedules_run.clear()
-        for window in (1 << 16, 900, 90):  # all rows; those of a row of bins; some columns of them
+        for window in (1 << 17, 900, 90):  # that holds all RoIs, some, and none
             with (
                 planned_with(_cpu.average_channels, WINDOW=window),
-                planned_with(_cpu.schedules, PIXELS_READS=0),  # packed, also channels last
+                planned_with(_cpu.schedules, PIXELS_READS=0.001),  # packed, also channels last
             ):
                 assert_array_equal(roi_align(features, *arguments), scalar)
-        assert len([name for name in schedules_run if "average_channels" in name]) == 3
+        assert schedules_run[0] == "average_channels"
+        unpacked = {"channels last": "average_pixels", "every other column": "average_sparse"}
+        assert schedules_run[-1] == unpacked.get(layout, "average_lines")
 
 
 def test_more_bins_than_the_scratch_come_in_parts(rng, without_lanes):
@@ -398,7 +414,8 @@ import numba_roialign
 from numba_roialign import _cpu
 features = np.ones((1, 16, 8, 8), np.float32)
 pooled = numba_roialign.roi_align(features, np.array([[0, 0, 0, 8, 8]] * 2, np.float32), 2)
-code = _cpu.job.compiled(_cpu.average_channels.work, float32, float32, float32, 16).owner
+kinds = _cpu.kinds.Kinds(float32, float32, float32, "planes", "planes")
+code = _cpu.job.compiled(_cpu.average_channels.work, kinds, 16).owner
 print(float(pooled.mean()), code.cache_hits, "numba.np.arrayobj" in set(sys.modules) - numbas)
 """
 

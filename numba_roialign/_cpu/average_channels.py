@@ -16,8 +16,9 @@ import numpy as np
 from numba import njit
 
 from .. import _kernels, _taps
-from .job import INLINED, INLINED_BY_LLVM, axis_tables, map_at, out_at, span_of
-from .lanes import fetch, tile, view, zero_of
+from .job import INLINED, axis_tables, map_at, out_at, span_of
+from .lanes import view, zero_of
+from .packing import pack_rows
 from .results import write
 from .tables import pixel_span
 from .tasks import first_channel, task_of
@@ -28,16 +29,12 @@ bin_taps = njit(**INLINED)(_taps.bin_taps)
 # A thread's scratch: pixels of packed rows, and bins of results. With 16 lanes of float32, which
 # large maps take, that is 9 MB, of which a call touches only what it needs. A RoI with more bins
 # comes in parts; one with more pixels is pooled by other schedules, from where they lie.
-# With half as many pixels 300 boxes of 8 to 270 pixels on a map of 270 x 480 took 2 to 3 times as long.
+# With half as many pixels 300 boxes on a map of 270 x 480 took 2 to 3 times as long.
 WINDOW = 1 << 17
 CELLS = 1 << 12
 # With more pixels per tapped pixel than this, a RoI is sparse, and its window is not packed:
 # few_samples_huge_map took 213 ms with its windows packed whole, and takes 1.
 SPARSE = 4
-# How many pixels ahead of packing a pixel's channels are fetched, where they lie side by side: a
-# block's lie a line or two in each pixel's many, which no processor foresees. Channels last,
-# mixed_adaptive, fpn_p4_s2 and fpn_p5_s2 take 0.92 to 0.96 of the time; 16, 32 or 128 ahead more.
-AHEAD = 64
 
 
 def most_rows(width):
@@ -53,41 +50,6 @@ def window_of(height, width):
 def scratch_size(bins, width, window, lanes):
     """Return how many numbers of scratch a thread has."""
     return (window + min(bins, most_rows(width)) * width) * lanes
-
-
-@njit(**INLINED)
-def pack(job, origin, to, pixels):
-    """Copy a run of pixels of a block's planes to scratch, the planes side by side."""
-    channel_stride, column_stride = job.in_channel, job.in_column
-    lanes, square = len(job.tag), len(job.square)
-    if channel_stride == 1:
-        source, target = view(job.features, 0, job.tag), view(job.scratch, 0, job.tag)
-        for p in range(pixels):
-            element = origin + p * column_stride
-            fetch(source, np.uintp(element + AHEAD * column_stride))
-            target[to + p * lanes] = source[element]
-    elif column_stride == 1 and pixels >= square:
-        source, target = view(job.features, 0, job.square), view(job.scratch, 0, job.square)
-        for k in range(0, lanes, square):
-            plane = origin + k * channel_stride
-            for p in range(0, pixels, square):
-                p = min(p, pixels - square)  # the last square overlaps the one before
-                tile(source, plane + p, channel_stride, target, to + p * lanes + k, lanes)
-    else:
-        source, target = view(job.features, 0, (0,)), view(job.scratch, 0, (0,))
-        for p in range(pixels):
-            for k in range(lanes):
-                element = origin + p * column_stride + k * channel_stride
-                target[to + p * lanes + k] = source[element]
-
-
-@njit(**INLINED_BY_LLVM)
-def pack_rows(job, origin, columns, to, rows):
-    """Copy rows of `columns` pixels of a block's planes to scratch, where they lie end to end."""
-    if job.in_row == columns * job.in_column:  # and in the map they do too
-        rows, columns = 1, rows * columns
-    for row in range(rows):
-        pack(job, origin + row * job.in_row, to + row * columns * len(job.tag), columns)
 
 
 @njit(**INLINED)

@@ -20,7 +20,6 @@ from numba import njit
 
 from .. import _kernels, _taps
 from .._taps import Taps
-from .average_channels import pack_rows
 from .job import (
     CONTRACTED,
     INLINED,
@@ -31,6 +30,7 @@ from .job import (
     turned_tables,
 )
 from .lanes import view, zero_of
+from .packing import pack_rows
 from .results import write
 from .tables import spreads
 from .tasks import first_channel, task_of
@@ -72,7 +72,7 @@ def start_band(job, plane, band, low, high):
                 one[band + p * lanes + k] = out[o + k * job.out_channel]
 
 
-@njit(**CONTRACTED)
+@njit(**INLINED)
 def pack_bins(job, origin, to, rows):
     """Copy rows of bins of a block of channels to scratch, the channels of each side by side."""
     lanes, width = len(job.tag), job.output_width
@@ -92,7 +92,7 @@ def pack_bins(job, origin, to, rows):
             to += lanes
 
 
-@njit(**CONTRACTED)
+@njit(**INLINED)
 def write_band(job, band, plane, low, high):
     """Write a band of rows to the result."""
     lanes = len(job.tag)

@@ -64,12 +64,13 @@ def put_in_order(job):
 
     A map's row is then packed once, just ahead of its use. Returns how many rows there are.
     """
-    images, order, spare, ends, count = job.table_images, job.order, job.chunks, job.ends, np.intp(0)
+    images, order, spare, ends = job.table_images, job.order, job.chunks, job.ends
+    # for literals `sort` would be compiled once more
+    count, one, four = np.intp(0), np.intp(1), np.intp(4)
     for row in range(job.rows):
         if images[row] >= 0:
             order[count] = row
             count += 1
-    one, four = np.intp(1), np.intp(4)  # for a literal `sort` would be compiled once more
     sort(job.spans, four, job.height - 1, order, spare, count, ends)
     sort(images, one, job.images - 1, order, spare, count, ends)
     return count

@@ -144,9 +144,10 @@ class Job(types.Type):
     long as the side of what is summed where it lies and then transposed.
     """
 
-    def __init__(self, storage, result, number, lanes):
-        self.storage, self.result, self.number, self.lanes = storage, result, number, lanes
-        super().__init__(name=f"Job({storage}, {result}, {number}, {lanes})")
+    def __init__(self, kinds, lanes):
+        self.storage, self.result, self.number, self.reads, self.writes = kinds
+        self.lanes = lanes
+        super().__init__(name=f"Job({', '.join(map(str, kinds))}, {lanes})")
 
     def type_of(self, name):
         if name in ADDRESSES:
@@ -235,9 +236,9 @@ class Compiled(NamedTuple):
 
 
 @functools.cache
-def compiled(function, storage, result, number, lanes, contracted=True) -> Compiled:
+def compiled(function, kinds, lanes, contracted=True) -> Compiled:
     """Compile a function ``(thread, job)`` for a type of job, or load it from the on-disk cache."""
-    signature = (types.intp, Job(storage, result, number, lanes)), types.void
+    signature = (types.intp, Job(kinds, lanes)), types.void
     options = {"nopython": True, **(CONTRACTED if contracted else UNCOUNTED)}
     code = ccallback.CFunc(function, signature, locals={}, options=options)
     code._cache = package_cache(function)

@@ -10,10 +10,11 @@ import numpy as np
 from numba import njit
 
 from .. import _kernels, _taps
-from .average_channels import SPARSE, own_columns, pack_rows
+from .average_channels import SPARSE, own_columns
 from .job import INLINED, map_at, out_at, sample_tables, span_of
 from .lanes import view, zero_of
 from .maximum_scalar import argmax_strides, pool_bins
+from .packing import pack_rows
 from .results import write
 from .tables import pixel_span
 from .tasks import first_channel, task_of

@@ -22,8 +22,8 @@ from . import found as at
 from .average_channels import window_of
 from .divide import DIGIT, divide_batch, divide_by_image
 from .job import ADDRESSES, NUMBERS, POSITIONS, Compiled, compiled
+from .kinds import Kinds
 from .schedules import (
-    Kinds,
     Schedules,
     average_schedules,
     gradient_schedule,
@@ -145,7 +145,7 @@ def strides_of(layout, shape, strides, itemsize):
 @functools.cache
 def typeless(function):
     """Return a function that touches no features, nor sums, compiled."""
-    return compiled(function, types.float32, types.float32, types.float32, 1)
+    return compiled(function, Kinds(*[types.float32] * 3), 1)
 
 
 def plan_of(
@@ -164,7 +164,7 @@ def plan_of(
     )
     # Not contracted: multiply and add must not fuse in the geometry, where it would decide an
     # adaptive grid otherwise than the peers do.
-    fill = compiled(fill, *[kinds.number] * 3, 1, contracted=False)
+    fill = compiled(fill, Kinds(*[kinds.number] * 3), 1, contracted=False)
     divide = typeless(divide)
     tables = tables_of(sampling, capacities, kinds.number_bytes, mode != AVERAGE, turned)
     numbers = numbers_of(
@@ -215,6 +215,7 @@ def pooling_plan(
     channels = in_order(layout, shape)[1]
     source = strides_of(layout, shape, strides, kinds.storage_bytes)
     target = strides_of(layout, (1, *out_shape), out_strides, kinds.result_bytes)
+    kinds = kinds.between(source, target, sampling.output_width)
     bins = sampling.output_height * sampling.output_width
     if mode == AVERAGE:
         schedules = average_schedules(kinds, source, channels, sampling)
@@ -254,6 +255,7 @@ def gradient_plan(
     channels = in_order(layout, out_shape)[1]
     source = strides_of(layout, (1, *shape), strides, kinds.storage_bytes)
     target = strides_of(layout, out_shape, out_strides, kinds.result_bytes)
+    kinds = kinds.between(source, target, sampling.width)
     schedule = gradient_schedule(kinds, channels, sampling, mode, batched)
     fill = fill_with_turned_taps if mode == AVERAGE else fill_with_samples
     return plan_of(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+from numba.extending import overload
 
 from .job import INLINED, INLINED_BY_LLVM, strides_out
+from .kinds import PIXELS, PLANES, SCATTERED
 from .lanes import stream, tile, view
 
 
-@njit(**INLINED)
-def write_channels_last(job, cells, at, rows, width):
+def write_pixels(job, cells, staging, at, rows, width):
     """Write rows of bins, the channels of each side by side (channels last)."""
     strides, lanes = strides_out(job), len(job.tag)
     numbers, out, streams = view(job.scratch, 0, job.tag), view(job.out, 0, job.tag), job.streams
@@ -24,8 +25,7 @@ def write_channels_last(job, cells, at, rows, width):
             cells += lanes
 
 
-@njit(**INLINED)
-def write_scattered(job, cells, at, rows, width):
+def write_scattered(job, cells, staging, at, rows, width):
     """Write rows of bins, each number to its place."""
     strides, lanes = strides_out(job), len(job.tag)
     numbers, out = view(job.scratch, 0, (0,)), view(job.out, 0, (0,))
@@ -71,19 +71,21 @@ def copy_around_caches(job, staging, at, count):
         one_out[k] = one[k]
 
 
-@njit(**INLINED_BY_LLVM)
+def write_planes(job, cells, staging, at, rows, width):
+    """Write rows of bins, those of each channel side by side."""
+    bins = rows * width
+    if job.streams:
+        transpose(job, cells, bins, job.staging, staging, bins)
+        copy_around_caches(job, staging, at, bins * len(job.tag))
+    else:
+        transpose(job, cells, bins, job.out, at, job.out_channel)
+
+
 def write(job, cells, staging, at, rows, width):
     """Write rows of `width` bins of a block of channels to the output, from element `at` on."""
-    stride = job.out_channel
-    bins = rows * width
-    if stride == 1:
-        write_channels_last(job, cells, at, rows, width)
-    elif job.out_column != 1 or job.out_row != width:
-        write_scattered(job, cells, at, rows, width)
-    else:
-        streams, memory, to = job.streams, job.out, at
-        if streams:
-            memory, to, stride = job.staging, staging, bins
-        transpose(job, cells, bins, memory, to, stride)
-        if streams:
-            copy_around_caches(job, staging, at, bins * len(job.tag))
+    raise NotImplementedError
+
+
+@overload(write, jit_options=INLINED_BY_LLVM)
+def _write(job, cells, staging, at, rows, width):
+    return {PIXELS: write_pixels, PLANES: write_planes, SCATTERED: write_scattered}[job.writes]

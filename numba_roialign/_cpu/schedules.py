@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from numba import types
-
 from .._kernels import AVERAGE
 from .._memory import LINE
 from . import (
@@ -30,6 +28,7 @@ from . import (
 )
 from . import found as at
 from .job import PATCH, Compiled, compiled
+from .kinds import Kinds
 from .lanes import REGISTER
 
 # Most lanes of a vector; 1 is the scalar schedule.
@@ -55,48 +54,10 @@ LONGEST_LINE = 1 << 16
 # Of fewer channels than these, columns take the lanes.
 FEW_CHANNELS = 8
 
-# Numba's types of what is stored and of what is summed; half types travel as their bits.
-TYPES: dict[str, tuple[types.Number, types.Float]] = {
-    "float16": (types.uint16, types.float32),
-    "bfloat16": (types.int16, types.float32),
-    "float32": (types.float32, types.float32),
-    "float64": (types.float64, types.float64),
-}
-
-
-def bytes_of(kind):
-    return kind.bitwidth // 8
-
-
-class Kinds(NamedTuple):
-    """Numba's types of a call."""
-
-    storage: types.Number  # read
-    result: types.Number  # written
-    number: types.Float  # summed
-
-    @classmethod
-    def of(cls, dtype, out_dtype):
-        """Return the types of a call that reads and writes dtypes of these names."""
-        storage, number = TYPES[dtype]
-        return cls(storage, TYPES[out_dtype][0], number)
-
-    @property
-    def storage_bytes(self):
-        return bytes_of(self.storage)
-
-    @property
-    def result_bytes(self):
-        return bytes_of(self.result)
-
-    @property
-    def number_bytes(self):
-        return bytes_of(self.number)
-
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """What computes some RoIs of a call: a function of a thread and a job, and in which types."""
+    """What computes some RoIs of a call: a function of a thread and a job, and of which kinds."""
 
     work: Callable
     kinds: Kinds
@@ -109,7 +70,7 @@ class Schedule:
     @functools.cached_property
     def compiled(self) -> Compiled:
         """Its machine code, which is made or loaded when it is first asked for."""
-        return compiled(self.work, *self.kinds, self.lanes)
+        return compiled(self.work, self.kinds, self.lanes)
 
 
 class Schedules(NamedTuple):
@@ -165,8 +126,7 @@ def fitting_lanes(channels, most):
 
 def average_schedules(kinds, strides, channels, sampling):
     """Return the schedules of an average; `strides` are the map's."""
-    fits = sampling.width <= LONGEST_LINE
-    if MOST_LANES > 1 and channels >= FEW_CHANNELS and fits:
+    if MOST_LANES > 1 and channels >= FEW_CHANNELS and sampling.width <= LONGEST_LINE:
         packed = by_channels(kinds, strides, channels, sampling)
         if strides.channel == 1:
             apart = by_pixels(kinds, channels, sampling)
@@ -178,7 +138,8 @@ def average_schedules(kinds, strides, channels, sampling):
     dense = by_columns(kinds, strides, channels, sampling)
     if dense:
         return Schedules(dense, sparse=by_taps(kinds, sampling), limit=average_columns.SPARSE)
-    return Schedules(Schedule(average_scalar.work, kinds, 1, channels, sampling.output_height))
+    bins = sampling.output_height
+    return Schedules(Schedule(average_scalar.work, kinds.types, 1, channels, bins))
 
 
 def by_channels(kinds, strides, channels, sampling):
@@ -247,7 +208,7 @@ def by_columns(kinds, strides, channels, sampling):
         return None
     return Schedule(
         average_columns.work,
-        kinds,
+        kinds.types,
         lanes,
         blocks=channels // inner,
         most_bins=bins,
@@ -263,7 +224,7 @@ def by_taps(kinds, sampling):
     bins = min(sampling.output_height, most_bins)
     return Schedule(
         average_sparse.work,
-        kinds,
+        kinds.types,
         lanes,
         blocks=0,
         most_bins=most_bins,
@@ -276,7 +237,7 @@ def maximum_schedules(kinds, channels, sampling):
     most = most_lanes(kinds, MAX_LANE_BYTES)
     bins, width = sampling.output_height, sampling.output_width
     if most == 1 or channels < FEW_CHANNELS or bins * width > average_channels.CELLS:
-        return Schedules(Schedule(maximum_scalar.work, kinds, 1, channels, bins))
+        return Schedules(Schedule(maximum_scalar.work, kinds.types, 1, channels, bins))
     lanes = fitting_lanes(channels, most)
     window = average_channels.window_of(sampling.height, sampling.width)
     return Schedules(
