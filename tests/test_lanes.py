@@ -359,6 +359,16 @@ def test_rows_as_wide_as_the_scratch(rng, without_lanes):
     assert_array_equal(roi_align(features, *arguments), without_lanes(features, *arguments))
 
 
+def test_a_tall_map_too_narrow_for_squares(rng, without_lanes, schedules_run):
+    height = _cpu.average_channels.WINDOW // 4
+    features = random_features(rng, (1, 9, height + 9, 5), np.float32)
+    rois = np.array([[0, 0, 0, 5, height + 9], [0, 1, 3, 4, 90]], np.float32)
+    for samples in 2, -1:
+        pooled = roi_align(features, rois, (3, 2), 1.0, samples)
+        assert_array_equal(pooled, without_lanes(features, rois, (3, 2), 1.0, samples))
+    assert schedules_run.count("average_sparse") == 2
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_window_that_does_not_hold_a_roi_changes_no_bit(
     rng, planned_with, without_lanes, schedules_run, layout
