@@ -296,8 +296,8 @@ def pixel_counts(taps, ends, row, bins):
     for slot in range(begin, end):
         if taps.weights[slot] != 0:
             pixel = np.intp(taps.pixels[slot])
-            low = pixel if high == 0 else min(low, pixel)
-            high = max(high, pixel + 1)
+            low = pixel if high == 0 or pixel < low else low
+            high = pixel + 1 if high <= pixel else high
     for u in range(high - low + 2):
         ends[row, u] = 0
     for slot in range(begin, end):

@@ -23,6 +23,7 @@ from .._taps import Taps
 from .job import (
     CONTRACTED,
     INLINED,
+    INLINED_BY_LLVM,
     axis_tables,
     span_of,
     strides_in,
@@ -109,7 +110,7 @@ def write_band(job, band, plane, low, high):
                 out[o + x * strides.column] = numbers[cell + x * lanes]
 
 
-@njit(**INLINED)
+@njit(**INLINED_BY_LLVM)
 def clipped(taps, low, high):
     """Return the taps of a bin whose pixels lie in ``low:high``."""
     first, last = np.intp(taps.first), np.intp(taps.last)
@@ -122,11 +123,12 @@ def clipped(taps, low, high):
 
 @njit(**INLINED)
 def reaching_bins(job, y_taps, roi, low, high):
-    """Return the first row of bins that taps rows ``low:high`` of the map, and the end."""
+    """Return the first row of bins that reaches into rows ``low:high`` of the map, and the end."""
     first, end = job.output_height, 0
     for ph in range(job.output_height):
-        taps = clipped(bin_taps(y_taps, roi, ph), low, high)
-        if taps.first < taps.last:
+        rows = bin_taps(y_taps, roi, ph)
+        begins_above = rows.first < rows.last and rows.pixels[rows.first] < high
+        if begins_above and rows.pixels[rows.last - np.uintp(1)] >= low:
             first, end = min(first, ph), ph + 1
     return first, end
 

@@ -49,7 +49,7 @@ PIXELS_LANE_BYTES, GRADIENT_LANE_BYTES, MAX_LANE_BYTES = 256, 64, 64
 # from 1.1 to 2 times on; channels last, in 50 cases, from 10 to 60 times on, and since rows are
 # fetched ahead from fewer: fpn_p3_adaptive reads 27 times, and takes 0.93 of the time packed.
 LINES_READS, PIXELS_READS = 1.25, 24
-# The longest line that a thread's scratch has, of a row of the map or a column.
+# The longest row of a map of which a thread's scratch has a line.
 LONGEST_LINE = 1 << 16
 # Of fewer channels than these, columns take the lanes.
 FEW_CHANNELS = 8
