@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import numba_roialign
 from numba_roialign import _cpu, _geometry, _kernels, _memory, _taps, roi_align
+from numba_roialign._cpu.arrays import array_at
 from numba_roialign.conventions import TORCHVISION
 
 from . import reference
@@ -283,6 +284,20 @@ def test_results_go_around_the_caches_unchanged(rng, monkeypatch, dtype, channel
         out = memory.view(dtype)[skip:].reshape(expected.shape)
         roi_align(features, rois, (5, 7), layout=layout, out=out)
         assert_array_equal(out, expected)
+
+
+def take_item(pointer, row, column):
+    return array_at(pointer, (3, 4))[row, column]
+
+
+@pytest.mark.parametrize(("row", "column"), [(2, 3), (3, 0), (0, 4), (-1, 0)])
+def test_plain_arrays_check_bounds_where_numba_is_asked_to(monkeypatch, row, column):
+    signature, memory, raised = "int64(CPointer(int64), intp, intp)", np.arange(12), []
+    take = numba.cfunc(signature, boundscheck=True)(take_item).ctypes
+    # what is raised in a C callback has nowhere to go
+    monkeypatch.setattr(sys, "unraisablehook", lambda event: raised.append(event.exc_type))
+    value = take(memory.ctypes.data_as(take.argtypes[0]), row, column)
+    assert (value, raised) == ((11, []) if (row, column) == (2, 3) else (0, [IndexError]))
 
 
 def test_where_arrays_begin(tmp_path):

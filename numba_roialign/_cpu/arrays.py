@@ -79,12 +79,13 @@ class _TypeSet(AbstractTemplate):
 def _element(context, builder, array_type, array, index):
     """Return the address of an element."""
     array = cgutils.create_struct_proxy(array_type)(context, builder, array)
-    if array_type.ndim > 1:
-        at, *others = cgutils.unpack_tuple(builder, index)
-        for length, i in zip(cgutils.unpack_tuple(builder, array.shape)[1:], others, strict=True):
-            at = builder.add(builder.mul(at, length), i)
-        index = at
-    return builder.gep(array.data, [index])
+    indices = [index] if array_type.ndim == 1 else cgutils.unpack_tuple(builder, index)
+    lengths, at = cgutils.unpack_tuple(builder, array.shape), indices[0].type(0)
+    for i, length in zip(indices, lengths, strict=True):
+        if context.enable_boundscheck:
+            cgutils.do_boundscheck(context, builder, i, length)
+        at = builder.add(builder.mul(at, length), i)
+    return builder.gep(array.data, [at])
 
 
 @lower_builtin(operator.getitem, PlainArray, types.uintp)
