@@ -49,8 +49,8 @@ def average(features, origin, row_stride, column_stride, rows, columns, zero, to
     One column is summed after the other, as in every schedule, some of which have these sums for a
     whole row of bins at once: no bit of a result tells which of them computed it.
 
-    `zero` is the zero of the accumulator's number type, and `total` too unless the bin's columns
-    come in several parts.
+    `zero` is the zero of the accumulator's number type, and `total` too but in a gradient, where
+    bins add up.
     """
     i, last = np.uintp(columns.first), np.uintp(columns.last)
     while i < last:

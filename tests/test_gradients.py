@@ -228,7 +228,7 @@ def test_more_bins_than_the_scratch_holds(rng):
 
 
 @pytest.mark.only("cpu")
-def test_a_map_wider_than_a_window_of_lanes(rng):
+def test_a_map_wider_than_the_longest_line(rng):
     width = _cpu.schedules.LONGEST_LINE + 5
     rois = np.array([[0, 1, 0, width, 2], [0, width - 9, 0, width, 2]], np.float32)
     grad = random_features(rng, (2, 8, 2, 3))

@@ -95,7 +95,7 @@ def common_columns(job, begin, end):
 def own_columns(job, roi, least):
     """Return the columns of a RoI's own window: at least so many, where the map has them.
 
-    That is `tables.LEAST_COLUMNS` at most.
+    For a window that is packed it is at most what `tables.survey` reckons with, `LEAST_COLUMNS`.
     """
     _, _, left, right = span_of(job, roi)
     least = min(least, job.width)

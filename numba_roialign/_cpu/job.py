@@ -138,11 +138,11 @@ class Job(types.Type):
 
     `storage` is the type of the elements read, `result` of those written, and `number` that of
     sums, of which a vector has `lanes`; `reads` and `writes` are those of `Kinds`, by which code is
-    chosen while it compiles. Beside the fields it has ``zero``, a number; ``tag``, a
-    tuple as long as a vector; ``wide``, one as long as four registers; ``square``, one as long as
-    the side of what `tile` transposes: as many numbers as a register holds, since with twice as
-    many the square leaves the registers, and packing took 1.7 times as long; and ``patch``, one as
-    long as the side of what is summed where it lies and then transposed.
+    chosen while it compiles. Beside the fields it has ``zero``, a number; ``tag``, a tuple as long
+    as a vector; ``wide``, one as long as four registers; ``square``, one as long as the side of
+    what `tile` transposes: as many numbers as a register holds, since with twice as many the square
+    leaves the registers, and packing took 1.7 times as long; and ``patch``, one as long as the side
+    of what is summed where it lies and then transposed.
     """
 
     def __init__(self, kinds, lanes):

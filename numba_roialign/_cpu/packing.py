@@ -54,7 +54,7 @@ def pack_planes(job, origin, to, pixels):
 
 
 def pack(job, origin, to, pixels):
-    """Pack a run of pixels, as the map lies in memory."""
+    """Pack a run of pixels. For compiled code, which knows how the map lies in memory."""
     raise NotImplementedError
 
 

@@ -82,7 +82,10 @@ def write_planes(job, cells, staging, at, rows, width):
 
 
 def write(job, cells, staging, at, rows, width):
-    """Write rows of `width` bins of a block of channels to the output, from element `at` on."""
+    """Write rows of `width` bins of a block of channels to the output, from element `at` on.
+
+    For compiled code, which knows how the output lies.
+    """
     raise NotImplementedError
 
 

@@ -10,12 +10,14 @@ from .._geometry import Convention, Sampling
 from . import found as at
 from .arrays import array_at
 from .job import UNCOUNTED, axis_tables, sample_tables, span_of, turned_tables
+from .lanes import REGISTER
 
 # The gradient of a RoI with more columns than this per tap is spread bin by bin: a line would be
 # mostly zeros. With half of it fpn_p2_s2 took 1.6 times as long, with twice of it many_1000x3 1.2.
 COLUMNS_PER_TAP = 2
-# A packed window has at least so many columns, where the map has them: a register of float32.
-LEAST_COLUMNS = 16
+# A packed window has no fewer columns, where the map has them, than numbers fit a register: so many
+# of float32.
+LEAST_COLUMNS = REGISTER // 4
 
 fill_taps = njit(**UNCOUNTED)(_taps.fill_taps)
 fill_samples = njit(**UNCOUNTED)(_taps.fill_samples)
