@@ -272,17 +272,18 @@ def test_rows_of_bins_in_lanes(rng, without_lanes, layout, channels):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("channels", [32, 40])
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_results_go_around_the_caches_unchanged(rng, monkeypatch, dtype, channels, layout):
+@pytest.mark.parametrize(("layout", "mode"), [("NCHW", "avg"), ("NHWC", "avg"), ("NHWC", "max")])
+def test_results_go_around_the_caches_unchanged(rng, monkeypatch, dtype, channels, layout, mode):
     shape = (2, channels, 9, 11) if layout == "NCHW" else (2, 9, 11, channels)
     features = random_features(rng, shape, dtype)
     rois = random_rois(rng, 20, (2, channels, 9, 11))
-    expected = roi_align(features, rois, (5, 7), layout=layout)
+    options = {"layout": layout, "mode": mode}
+    expected = roi_align(features, rois, (5, 7), **options)
     monkeypatch.setattr(_cpu.call, "STREAM_BYTES", 0)
     for skip in (0, 1, 5):  # elements, so that runs begin anywhere in a cache line
         memory = _memory.aligned_empty(((expected.size + skip) * expected.itemsize,))
         out = memory.view(dtype)[skip:].reshape(expected.shape)
-        roi_align(features, rois, (5, 7), layout=layout, out=out)
+        roi_align(features, rois, (5, 7), **options, out=out)
         assert_array_equal(out, expected)
 
 

@@ -3,7 +3,7 @@
 Taps are the same for all channels, so the kernel pools a block of `L` channels at once, on vectors.
 The rows that the RoIs read are first packed into scratch, pixel by pixel with the block's channels
 side by side: transposed in squares where channels lie apart in memory, copied where they lie side
-by side (channels last). Results go the other way. The RoIs of a chunk stand in the order of their
+by side (channels last). Results go the other way, channels last at once. The RoIs of a chunk stand in the order of their
 first rows, so that each row is packed once, just ahead of its use.
 
 Channels last, RoIs that read no pixel dozens of times are pooled in place instead: see
@@ -19,7 +19,7 @@ from .. import _kernels, _taps
 from .job import INLINED, axis_tables, map_at, out_at, span_of
 from .lanes import view, zero_of
 from .packing import pack_rows
-from .results import write
+from .results import finish, put
 from .tables import pixel_span
 from .tasks import first_channel, task_of
 
@@ -53,23 +53,23 @@ def scratch_size(bins, width, window, lanes):
 
 
 @njit(**INLINED)
-def pool_rows(job, window, pitch, y_taps, x_taps, roi, share, cells):
-    """Pool some rows of bins from packed rows into `cells`.
+def pool_rows(job, window, pitch, y_taps, x_taps, roi, share, cells, at):
+    """Pool some rows of bins from packed rows into `cells`, or to the output from `at` on.
 
     `window` says where pixel 0 of row 0 would lie in scratch, and `pitch` how far rows lie apart.
     """
     lanes, width = len(job.tag), job.output_width
-    numbers = view(job.scratch, 0, job.tag)
+    numbers, out = view(job.scratch, 0, job.tag), view(job.out, 0, job.tag)
     zero = zero_of(numbers)
     origin, row_stride, column_stride = np.uintp(window), np.uintp(pitch), np.uintp(lanes)
     for ph in range(share[0], share[1]):
         rows = bin_taps(y_taps, roi, ph)
         for pw in range(width):
             columns = bin_taps(x_taps, roi, pw)
-            numbers[cells] = average(
-                numbers, origin, row_stride, column_stride, rows, columns, zero, zero
-            )
+            number = average(numbers, origin, row_stride, column_stride, rows, columns, zero, zero)
+            put(job, number, numbers, cells, out, at + pw * job.out_column)
             cells += lanes
+        at += job.out_row
 
 
 @njit(**INLINED)
@@ -106,9 +106,10 @@ def own_columns(job, roi, least):
 
 
 @njit(**INLINED)
-def pool_roi(job, y_taps, x_taps, plane, roi, share, left, right, held, base):
-    """Pool a RoI from packed rows; return which rows the window then holds.
+def pool_roi(job, y_taps, x_taps, plane, roi, share, left, right, held, base, at):
+    """Pool a RoI from packed rows, into scratch or to the output from element `at` on.
 
+    Returns which rows the window then holds.
     `plane` is the block's first element in the RoI's image, and `held` the rows that the window
     holds at first. All rows fit, or `tables.survey` has the RoI pooled elsewhere.
     """
@@ -125,7 +126,7 @@ def pool_roi(job, y_taps, x_taps, plane, roi, share, left, right, held, base):
         )  # fmt: skip
         held_high = high
     window = base - held_low * pitch - left * lanes
-    pool_rows(job, window, pitch, y_taps, x_taps, roi, share, cells)
+    pool_rows(job, window, pitch, y_taps, x_taps, roi, share, cells, at)
     return held_low, held_high
 
 
@@ -144,5 +145,5 @@ def work(thread, job):
             held = 0, 0
             left, right = own_columns(job, roi, len(job.square))
         plane, at = map_at(job, roi, c), out_at(job, roi, c, share[0])
-        held = pool_roi(job, y_taps, x_taps, plane, roi, share, left, right, held, base)
-        write(job, cells, staging, at, share[1] - share[0], job.output_width)
+        held = pool_roi(job, y_taps, x_taps, plane, roi, share, left, right, held, base, at)
+        finish(job, cells, staging, at, share[1] - share[0], job.output_width)

@@ -15,7 +15,7 @@ from .job import INLINED, map_at, out_at, sample_tables, span_of
 from .lanes import view, zero_of
 from .maximum_scalar import argmax_strides, pool_bins
 from .packing import pack_rows
-from .results import write
+from .results import finish, put
 from .tables import pixel_span
 from .tasks import first_channel, task_of
 
@@ -50,11 +50,11 @@ def fitting_bins(job, y_samples, roi, first_bin, last_bin, columns):
 
 
 @njit(**INLINED)
-def pool_packed(job, y_samples, x_samples, roi, first_bin, last_bin, window, cells, numbers):
+def pool_packed(job, y_samples, x_samples, roi, first_bin, last_bin, window, cells, numbers, at):
     """Pool rows of bins from packed rows of the map, into cells and their numbers."""
     lanes = len(job.tag)
     features, results = view(job.scratch, 0, job.tag), view(job.numbers, 0, job.tag)
-    zero = zero_of(features)
+    zero, out = zero_of(features), view(job.out, 0, job.tag)
     origin, row_stride, column_stride = np.uintp(window[0]), np.uintp(window[1]), np.uintp(lanes)
     for ph in range(first_bin, last_bin):
         rows = bin_taps(y_samples, roi, ph)
@@ -65,11 +65,12 @@ def pool_packed(job, y_samples, x_samples, roi, first_bin, last_bin, window, cel
                 y_samples.firsts[roi, ph], x_samples.firsts[roi, pw],
                 y_samples.grids[roi], x_samples.grids[roi], job.mode, zero,
             )  # fmt: skip
-            features[cells] = value
+            put(job, value, features, cells, out, at + pw * job.out_column)
             if job.keeps_argmax:
                 results[numbers] = number
             cells += lanes
             numbers += lanes
+        at += job.out_row
 
 
 @njit(**INLINED)
@@ -113,10 +114,11 @@ def pool_roi(job, y_samples, x_samples, roi, c, share, base, numbers):
             begin = end
             continue
         low, high = rows_of(job, y_samples, roi, begin, end)
+        at = out_at(job, roi, c, begin)
         pack_rows(job, plane + low * job.in_row + left * job.in_column, columns, base, high - low)
         window = base - (low * columns + left) * lanes, columns * lanes
-        pool_packed(job, y_samples, x_samples, roi, begin, end, window, cells, numbers)
-        write(job, cells, 0, out_at(job, roi, c, begin), end - begin, job.output_width)
+        pool_packed(job, y_samples, x_samples, roi, begin, end, window, cells, numbers, at)
+        finish(job, cells, 0, at, end - begin, job.output_width)
         if job.keeps_argmax:
             write_argmax(job, roi, c, begin, end, numbers)
         begin = end

@@ -22,7 +22,7 @@ from . import found as at
 from .average_channels import window_of
 from .divide import DIGIT, divide_batch, divide_by_image
 from .job import ADDRESSES, NUMBERS, POSITIONS, Compiled, compiled
-from .kinds import Kinds
+from .kinds import PIXELS, Kinds
 from .schedules import (
     Schedules,
     average_schedules,
@@ -225,7 +225,8 @@ def pooling_plan(
         fill = fill_with_samples
     dense = schedules.dense
     lanes = dense.lanes, (schedules.apart or dense).lanes
-    can_stream = schedules.packs and dense.most_bins >= sampling.output_height
+    can_stream = schedules.packs or dense.kinds.writes == PIXELS
+    can_stream &= dense.most_bins >= sampling.output_height
     can_stream &= whole_lines(target, channels, sampling, min(lanes), kinds.result_bytes)
     return plan_of(
         kinds, source, target, channels, sampling, convention, schedules, fill,

@@ -11,17 +11,22 @@ from .kinds import PIXELS, PLANES, SCATTERED
 from .lanes import stream, tile, view
 
 
+@njit(**INLINED)
+def store(out, at, number, streams):
+    """Write a vector to a view of the output, around the caches or not."""
+    if streams:
+        stream(out, at, number)
+    else:
+        out[at] = number
+
+
 def write_pixels(job, cells, staging, at, rows, width):
     """Write rows of bins, the channels of each side by side (channels last)."""
     strides, lanes = strides_out(job), len(job.tag)
     numbers, out, streams = view(job.scratch, 0, job.tag), view(job.out, 0, job.tag), job.streams
     for ph in range(rows):
         for pw in range(width):
-            o = at + ph * strides.row + pw * strides.column
-            if streams:
-                stream(out, o, numbers[cells])
-            else:
-                out[o] = numbers[cells]
+            store(out, at + ph * strides.row + pw * strides.column, numbers[cells], streams)
             cells += lanes
 
 
@@ -92,3 +97,41 @@ def write(job, cells, staging, at, rows, width):
 @overload(write, jit_options=INLINED_BY_LLVM)
 def _write(job, cells, staging, at, rows, width):
     return {PIXELS: write_pixels, PLANES: write_planes, SCATTERED: write_scattered}[job.writes]
+
+
+def put_pixel(job, number, cells, cell, out, at):
+    """Write a bin, its channels side by side."""
+    store(out, at, number, job.streams)
+
+
+def put_number(job, number, cells, cell, out, at):
+    """Leave a bin to be written later."""
+    cells[cell] = number
+
+
+def put(job, number, cells, cell, out, at):
+    """Put a bin to ``cells[cell]``, where `finish` finds it, or to ``out[at]`` at once.
+
+    Between sums memory takes what goes around the caches; written one RoI after the other, channels
+    last, c4_14_adaptive took 1.35 times as long and fpn_p4_s2 1.2.
+    """
+    raise NotImplementedError
+
+
+@overload(put, jit_options=INLINED_BY_LLVM)
+def _put(job, number, cells, cell, out, at):
+    return put_pixel if job.writes == PIXELS else put_number
+
+
+def is_written(job, cells, staging, at, rows, width):
+    """Leave rows of bins whose every number was put to the output."""
+
+
+def finish(job, cells, staging, at, rows, width):
+    """Write rows of bins that have been `put`, as `write` does those in scratch."""
+    raise NotImplementedError
+
+
+@overload(finish, jit_options=INLINED_BY_LLVM)
+def _finish(job, cells, staging, at, rows, width):
+    return {PIXELS: is_written, PLANES: write_planes, SCATTERED: write_scattered}[job.writes]
