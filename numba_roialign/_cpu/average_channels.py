@@ -6,7 +6,7 @@ side by side: transposed in squares where channels lie apart in memory, copied w
 by side (channels last). Results go the other way, channels last at once. The RoIs of a chunk stand in the order of their
 first rows, so that each row is packed once, just ahead of its use.
 
-Channels last, RoIs that read no pixel dozens of times are pooled in place instead: see
+Channels last, RoIs that read no pixel some ten times are pooled in place instead: see
 `average_pixels`.
 """
 

@@ -4,7 +4,7 @@ A pixel's channels are a run of memory, which processors fetch ahead, and taps a
 of them. So each bin is pooled for all channels before the next bin, along the rows of the map. With
 a block of channels for all RoIs before the next block, as where planes are packed, a map comes in
 by short runs: those of 62 MB and more took 1.6 to 2.7 times as long. Only where RoIs read a pixel
-some dozens of times does packing pay.
+some ten times does packing pay.
 
 Where RoIs read pixels more than once, all rows of bins that begin in a band of the map come before
 those of the next band, whichever RoIs they are of: large RoIs, one after the other, would each

@@ -46,9 +46,9 @@ LARGE_MAP, LANE_BYTES_LARGE = 1 << 14, 64
 # The same for whole pixels, channels last; for a gradient; for a maximum.
 PIXELS_LANE_BYTES, GRADIENT_LANE_BYTES, MAX_LANE_BYTES = 256, 64, 64
 # Packing what RoIs have in common pays where they read it at least so often: in 25 cases measured
-# from 1.1 to 2 times on; channels last, in 50 cases, from 10 to 60 times on, and since rows are
-# fetched ahead from fewer: fpn_p3_adaptive reads 27 times, and takes 0.93 of the time packed.
-LINES_READS, PIXELS_READS = 1.25, 24
+# from 1.1 to 2 times on; channels last, in 400 cases, from 5 to 12 times on, on large maps from 14
+# to 25, and from as many where a pixel is one vector that is read whole in place.
+LINES_READS, PIXELS_READS, PIXELS_READS_WHOLE = 1.25, 9, 24
 # The longest row of a map of which a thread's scratch has a line.
 LONGEST_LINE = 1 << 16
 # Of fewer channels than these, columns take the lanes.
@@ -130,7 +130,7 @@ def average_schedules(kinds, strides, channels, sampling):
         packed = by_channels(kinds, strides, channels, sampling)
         if strides.channel == 1:
             apart = by_pixels(kinds, channels, sampling)
-            return Schedules(packed, apart, PIXELS_READS, packs=True)
+            return Schedules(packed, apart, pixels_reads(packed, kinds, sampling), packs=True)
         apart = by_lines(kinds, strides, channels, sampling)
         reads = LINES_READS if apart else 0
         sparse, limit = by_taps(kinds, sampling), average_channels.SPARSE
@@ -140,6 +140,13 @@ def average_schedules(kinds, strides, channels, sampling):
         return Schedules(dense, sparse=by_taps(kinds, sampling), limit=average_columns.SPARSE)
     bins = sampling.output_height
     return Schedules(Schedule(average_scalar.work, kinds.types, 1, channels, bins))
+
+
+def pixels_reads(packed, kinds, sampling):
+    """Return how often RoIs must read pixels, channels last, for packing to pay."""
+    large = sampling.height * sampling.width > LARGE_MAP
+    whole = packed.blocks == 1 and packed.lanes * kinds.number_bytes == PIXELS_LANE_BYTES
+    return PIXELS_READS_WHOLE if large or whole else PIXELS_READS
 
 
 def by_channels(kinds, strides, channels, sampling):
