@@ -15,7 +15,15 @@ from numba.core import ccallback
 from numpy.testing import assert_allclose, assert_array_equal
 
 import numba_roialign
-from numba_roialign import _cpu, _geometry, _kernels, _memory, _taps, roi_align
+from numba_roialign import (
+    _cpu,
+    _geometry,
+    _kernels,
+    _memory,
+    _taps,
+    roi_align,
+    roi_align_backward,
+)
 from numba_roialign._cpu.arrays import array_at
 from numba_roialign.conventions import TORCHVISION
 
@@ -284,6 +292,19 @@ def test_results_go_around_the_caches_unchanged(rng, monkeypatch, dtype, channel
         memory = _memory.aligned_empty(((expected.size + skip) * expected.itemsize,))
         out = memory.view(dtype)[skip:].reshape(expected.shape)
         roi_align(features, rois, (5, 7), **options, out=out)
+        assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("channels", [32, 40])
+def test_gradients_go_around_the_caches_unchanged(rng, monkeypatch, channels):
+    grad = random_features(rng, (20, 5, 7, channels), np.float32)
+    rois, shape = random_rois(rng, 20, (2, channels, 9, 11)), (2, 9, 11, channels)
+    expected = roi_align_backward(grad, rois, shape, layout="NHWC")
+    monkeypatch.setattr(_cpu.call, "STREAM_BYTES", 0)
+    for skip in (0, 1):
+        memory = _memory.aligned_empty(((expected.size + skip) * expected.itemsize,))
+        out = memory.view(np.float32)[skip:].reshape(shape)
+        roi_align_backward(grad, rois, shape, layout="NHWC", out=out)
         assert_array_equal(out, expected)
 
 

@@ -169,7 +169,8 @@ def divide_by_image(thread, job):
         while end < count and row_images[order[end]] == image:
             end += 1
         chunks[image + 1] = end
-    job.work, job.blocks, job.splits, job.streams = job.dense_work, job.dense_blocks, 0, 0
+    job.work, job.blocks, job.splits = job.dense_work, job.dense_blocks, 0
+    job.streams = job.may_stream
     wanted = -(-TASKS_PER_THREAD * threads // job.blocks)
     set_parts(job, job.images, 0, job.height, job.band_rows, wanted)
     found[at.THREADS], found[at.SPLIT], found[at.APART], found[at.DENSE] = threads, 0, 0, 1

@@ -259,11 +259,15 @@ def gradient_plan(
     kinds = kinds.between(source, target, sampling.width)
     schedule = gradient_schedule(kinds, channels, sampling, mode, batched)
     fill = fill_with_turned_taps if mode == AVERAGE else fill_with_samples
+    can_stream = kinds.writes == PIXELS and whole_lines(
+        target, channels, sampling, schedule.lanes, kinds.result_bytes
+    )
     return plan_of(
         kinds, source, target, channels, sampling, convention, Schedules(schedule), fill,
         divide_by_image, mode, layout,
         batch_bytes=GRADIENT_BATCH_BYTES,
         turned=mode == AVERAGE,
+        can_stream=can_stream,
         least_chunks=sampling.images,
     )  # fmt: skip
 
