@@ -3,8 +3,9 @@
 Taps are the same for all channels, so the kernel pools a block of `L` channels at once, on vectors.
 The rows that the RoIs read are first packed into scratch, pixel by pixel with the block's channels
 side by side: transposed in squares where channels lie apart in memory, copied where they lie side
-by side (channels last). Results go the other way, channels last at once. The RoIs of a chunk stand in the order of their
-first rows, so that each row is packed once, just ahead of its use.
+by side (channels last). Results go the other way, channels last as soon as a bin is pooled. The
+RoIs of a chunk stand in the order of their first rows, so that each row is packed once, just ahead
+of its use.
 
 Channels last, RoIs that read no pixel some ten times are pooled in place instead: see
 `average_pixels`.
