@@ -7,7 +7,7 @@ by side (channels last). Results go the other way, channels last as soon as a bi
 RoIs of a chunk stand in the order of their first rows, so that each row is packed once, just ahead
 of its use.
 
-Channels last, RoIs that read no pixel some ten times are pooled in place instead: see
+Channels last, RoIs that read each pixel fewer than some ten times are pooled in place instead: see
 `average_pixels`.
 """
 
@@ -110,9 +110,9 @@ def own_columns(job, roi, least):
 def pool_roi(job, y_taps, x_taps, plane, roi, share, left, right, held, base, at):
     """Pool a RoI from packed rows, into scratch or to the output from element `at` on.
 
-    Returns which rows the window then holds.
-    `plane` is the block's first element in the RoI's image, and `held` the rows that the window
-    holds at first. All rows fit, or `tables.survey` has the RoI pooled elsewhere.
+    Returns which rows the window then holds; `held` are those that it holds at first, and `plane`
+    is the block's first element in the RoI's image. All rows fit, or `tables.survey` has the RoI
+    pooled elsewhere.
     """
     lanes, columns = len(job.tag), right - left
     capacity, pitch, cells = job.window // columns, columns * lanes, base + job.window * lanes

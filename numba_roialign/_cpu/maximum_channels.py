@@ -51,7 +51,10 @@ def fitting_bins(job, y_samples, roi, first_bin, last_bin, columns):
 
 @njit(**INLINED)
 def pool_packed(job, y_samples, x_samples, roi, first_bin, last_bin, window, cells, numbers, at):
-    """Pool rows of bins from packed rows of the map, into cells and their numbers."""
+    """Pool rows of bins from packed rows of the map, into cells and their numbers.
+
+    Or, as `put` does, to the output from element `at` on.
+    """
     lanes = len(job.tag)
     features, results = view(job.scratch, 0, job.tag), view(job.numbers, 0, job.tag)
     zero, out = zero_of(features), view(job.out, 0, job.tag)
