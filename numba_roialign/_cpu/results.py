@@ -1,4 +1,7 @@
-"""How schedules with channels in the lanes write results: from vectors in scratch to the output."""
+"""How schedules with channels in the lanes write results.
+
+From vectors in scratch to the output; or, channels last, straight there as bins are pooled.
+"""
 
 from __future__ import annotations
 
@@ -86,6 +89,9 @@ def write_planes(job, cells, staging, at, rows, width):
         transpose(job, cells, bins, job.out, at, job.out_channel)
 
 
+WRITERS = {PIXELS: write_pixels, PLANES: write_planes, SCATTERED: write_scattered}
+
+
 def write(job, cells, staging, at, rows, width):
     """Write rows of `width` bins of a block of channels to the output, from element `at` on.
 
@@ -96,7 +102,7 @@ def write(job, cells, staging, at, rows, width):
 
 @overload(write, jit_options=INLINED_BY_LLVM)
 def _write(job, cells, staging, at, rows, width):
-    return {PIXELS: write_pixels, PLANES: write_planes, SCATTERED: write_scattered}[job.writes]
+    return WRITERS[job.writes]
 
 
 def put_pixel(job, number, cells, cell, out, at):
@@ -134,4 +140,4 @@ def finish(job, cells, staging, at, rows, width):
 
 @overload(finish, jit_options=INLINED_BY_LLVM)
 def _finish(job, cells, staging, at, rows, width):
-    return {PIXELS: is_written, PLANES: write_planes, SCATTERED: write_scattered}[job.writes]
+    return is_written if job.writes == PIXELS else WRITERS[job.writes]
