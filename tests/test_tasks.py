@@ -35,7 +35,8 @@ def divisions(monkeypatch):
             "table_images": rows,
         }
         tables = {name: memory.table(name, size).copy() for name, size in sizes.items()}
-        cut = {name: int(memory.job[POSITIONS[name]]) for name in ("chunk_count", "parts")}
+        names = "blocks", "chunk_count", "parts"
+        cut = {name: int(memory.job[POSITIONS[name]]) for name in names}
         first_rows = memory.table("spans", 4 * rows)[::4].copy()
         seen.append((memory.found.tolist(), cut, tables, first_rows))
         return result
@@ -100,6 +101,19 @@ def test_few_rois_are_divided_for_all_threads(rng, planned_with, divisions):
         roi_align(features, np.array([[0, 1, 2, 20, 30]]), (8, 3), 1.0, 2)
     found, cut = divisions[0][:2]
     assert found[at.THREADS] > 1 and cut["chunk_count"] == 1 and cut["parts"] > 1
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_few_rois_of_many_channels_come_in_halves(rng, planned_with, divisions, count):
+    if numba.get_num_threads() == 1:
+        pytest.skip("one thread has nothing to divide for")
+    features = random_features(rng, (1, 9, 11, 2048), np.float32)
+    rois = np.tile(np.float32([0, 1.5, 1, 9, 8]), (count, 1))
+    with planned_with(_cpu.plan, SERIAL_WORK=0), planned_with(_cpu.schedules, PIXELS_READS=1000):
+        last = roi_align(features, rois, 3, layout="NHWC")
+    assert divisions[0][1]["blocks"] == (2 if count == 2 else 1)
+    first = roi_align(np.ascontiguousarray(features.transpose(0, 3, 1, 2)), rois, 3)
+    assert_array_equal(last.transpose(0, 3, 1, 2), first)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
