@@ -428,6 +428,28 @@ def test_a_window_that_does_not_hold_a_roi_changes_no_bit(
         assert schedules_run[-1] == unpacked.get(layout, "average_lines")
 
 
+@pytest.mark.parametrize("window", [1 << 17, 44_000], ids=["whole map", "fewer rows"])
+def test_bands_of_the_map_change_no_bit(rng, planned_with, schedules_run, window):
+    """Tall RoIs, channels last: also swapped corners, and bins or RoIs outside the map."""
+    shape, tallest = (1, 16, 300, 200), 200
+    features = random_features(rng, shape, np.float32)
+    corner = rng.uniform([-20, -50], [120, 150], (60, 2))
+    rois = np.column_stack([np.zeros(60), corner, corner + rng.uniform(4, tallest, (60, 2))])
+    rois[0, 1:] = 0, 30, 199, 30 + tallest - 1
+    rois[1:5] = rois[1:5][:, [0, 3, 4, 1, 2]]
+    rois[5:7, 1:] = [[-90, -90, -50, -50], [400, 900, 500, 999]]
+    average_channels, arguments = _cpu.average_channels, (rois, (7, 5), 1.0, 0, True)
+    assert (tallest - 1) * shape[3] * 16 > average_channels.BAND_NUMBERS
+    assert (tallest + average_channels.BAND_ROWS) * shape[3] <= 44_000 < shape[2] * shape[3]
+    with (
+        planned_with(average_channels, WINDOW=window),
+        planned_with(_cpu.schedules, PIXELS_READS_ADAPTIVE=0.001),  # packed
+    ):
+        last = roi_align(LAYOUTS["channels last"](features), *arguments)
+    assert set(schedules_run) == {"average_channels"}
+    assert_array_equal(last, roi_align(features, *arguments))
+
+
 def test_more_bins_than_the_scratch_come_in_parts(rng, without_lanes):
     features = random_features(rng, (1, 8, 9, 9), np.float32)
     rois = np.array([[0, 1, 1, 8, 8]], np.float32)
@@ -486,8 +508,8 @@ def test_the_cache_is_used_and_never_stale(tmp_path):
     assert run() == (1.0, 1, False)  # nor is imported what compiling needs
     kernels = package / "_kernels.py"
     changed = kernels.read_text().replace(
-        "total = total + columns.weights[i] * line",
-        "total = total + columns.weights[i] * line + columns.weights[i] * line",
+        "total = total + taps.weights[i] * features[element]",
+        "total = total + taps.weights[i] * features[element] + taps.weights[i] * features[element]",
     )
     assert changed != kernels.read_text()
     kernels.write_text(changed)

@@ -18,6 +18,7 @@ from numba import njit
 
 from .. import _kernels, _taps
 from .._taps import Taps
+from .bands import begins_in_task
 from .job import INLINED, INLINED_BY_LLVM, axis_tables, map_at, out_at
 from .lanes import view, zero_of
 from .results import write
@@ -117,17 +118,6 @@ def write_blocks(job, blocks, cells, pitch, staging, at, bins):
         to = at + first_channel(job, block) * job.out_channel
         write(job, cells, staging, to, 1, bins)
         cells += pitch
-
-
-@njit(**INLINED)
-def begins_in_task(job, task, y_taps, roi, ph):
-    """Say whether a row of bins is for a task; in bands, one without taps is for the first."""
-    if not job.banded:
-        return task.low <= ph and ph < task.high
-    rows, first = bin_taps(y_taps, roi, ph), job.task_top
-    if rows.first < rows.last:
-        first = np.intp(rows.pixels[rows.first])
-    return task.low <= first and first < task.high
 
 
 def work(thread, job):

@@ -312,6 +312,25 @@ def _lower_add(context, builder, sig, args):
 
 
 @intrinsic
+def add_parts(typing_context, total, weights, first, numbers):
+    """Add the parts of a longer vector to `total`, each times its weight, from `first` on."""
+    lanes, count = total.count, numbers.count // total.count
+
+    def codegen(context, builder, sig, args):
+        total, weights, first, numbers = args
+        for k in range(count):
+            weight = builder.load(builder.gep(weights, [builder.add(first, first.type(k))]))
+            part = builder.shuffle_vector(
+                numbers, numbers, _mask([*range(k * lanes, (k + 1) * lanes)])
+            )
+            product = builder.fmul(_splat(builder, weight, lanes), part, flags=CONTRACT)
+            total = builder.fadd(total, product, flags=CONTRACT)
+        return total
+
+    return total(total, weights, types.uintp, numbers), codegen
+
+
+@intrinsic
 def _take(typing_context, best, number, value, at, found):
     """As `_kernels.take`, lane by lane."""
     numbers = Lanes(types.int64, value.count)

@@ -46,9 +46,10 @@ LARGE_MAP, LANE_BYTES_LARGE = 1 << 14, 64
 # The same for whole pixels, channels last; for a gradient; for a maximum.
 PIXELS_LANE_BYTES, GRADIENT_LANE_BYTES, MAX_LANE_BYTES = 256, 64, 64
 # Packing what RoIs have in common pays where they read it at least so often: in 25 cases measured
-# from 1.1 to 2 times on; channels last, in 404 cases, from 5 to 12 times on, but from 14 to 25 or
-# not at all on large maps, and from 8 or more where a pixel is one vector that is read in place.
-LINES_READS, PIXELS_READS, PIXELS_READS_WHOLE = 1.25, 9, 24
+# from 1.1 to 2 times on. Channels last, in 404 cases, from 5 to 12 times on, but from 8 or more
+# where a pixel is one vector, which is read in place; on large maps, in 108 cases, from 9 to 20
+# times on with adaptive samples, which tap columns side by side, and else from 15 to more than 40.
+LINES_READS, PIXELS_READS, PIXELS_READS_WHOLE, PIXELS_READS_ADAPTIVE = 1.25, 9, 24, 14
 # The longest row of a map of which a thread's scratch has a line.
 LONGEST_LINE = 1 << 16
 # Of fewer channels than these, columns take the lanes.
@@ -144,9 +145,10 @@ def average_schedules(kinds, strides, channels, sampling):
 
 def pixels_reads(packed, kinds, sampling):
     """Return how often RoIs must read pixels, channels last, for packing to pay."""
-    large = sampling.height * sampling.width > LARGE_MAP
+    if sampling.height * sampling.width > LARGE_MAP:
+        return PIXELS_READS_WHOLE if sampling.samples_y > 0 else PIXELS_READS_ADAPTIVE
     whole = packed.blocks == 1 and packed.lanes * kinds.number_bytes == PIXELS_LANE_BYTES
-    return PIXELS_READS_WHOLE if large or whole else PIXELS_READS
+    return PIXELS_READS_WHOLE if whole else PIXELS_READS
 
 
 def by_channels(kinds, strides, channels, sampling):
