@@ -450,6 +450,17 @@ def test_bands_of_the_map_change_no_bit(rng, planned_with, schedules_run, window
     assert_array_equal(last, roi_align(features, *arguments))
 
 
+@pytest.mark.parametrize("arguments", [((7, 5), 1.0, 0), ((3, 2), 1.0, 1)], ids=["large", "sparse"])
+def test_what_is_fetched_ahead_changes_no_bit(rng, without_lanes, schedules_run, arguments):
+    features = random_features(rng, (1, 8, 800, 700), np.float32)
+    assert features.size > _cpu.fetching.IN_CACHES
+    corner = rng.uniform([-9, -9], [600, 700], (12, 2))
+    rois = np.column_stack([np.zeros(12), corner, corner + rng.uniform(2, 120, (12, 2))])
+    pooled = roi_align(features, rois, *arguments)
+    assert schedules_run[-1] == ("average_lines" if arguments[2] == 0 else "average_sparse")
+    assert_array_equal(pooled, without_lanes(features, rois, *arguments))
+
+
 def test_more_bins_than_the_scratch_come_in_parts(rng, without_lanes):
     features = random_features(rng, (1, 8, 9, 9), np.float32)
     rois = np.array([[0, 1, 1, 8, 8]], np.float32)

@@ -12,6 +12,7 @@ from numba import njit
 
 from .. import _kernels, _taps
 from .average_channels import own_columns
+from .fetching import fetch_next_rows, leaves_caches
 from .job import INLINED, axis_tables, map_at, out_at
 from .lanes import planes_of, turn, view, zero_of
 from .results import write
@@ -49,13 +50,15 @@ def work(thread, job):
     numbers, line = view(job.scratch, 0, job.tag), thread * job.scratch_size
     zero, stride = zero_of(numbers), np.uintp(lanes)
     cells, staging = line + job.width * lanes, thread * job.staging_size
-    c = first_channel(job, task.block)
+    c, fetches = first_channel(job, task.block), leaves_caches(job)
     for i in range(task.begin, task.end):
         roi = job.order[i]
         left, right = own_columns(job, roi, len(job.patch))
         plane = map_at(job, roi, c) + left
         cell = cells
         for ph in range(task.low, task.high):
+            if fetches:
+                fetch_next_rows(thread, job, i, ph)
             sum_rows(job, plane, bin_taps(y_taps, roi, ph), right - left, line)
             for pw in range(width):
                 first, columns = np.uintp(line - left * lanes), bin_taps(x_taps, roi, pw)

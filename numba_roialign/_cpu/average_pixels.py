@@ -19,6 +19,7 @@ from numba import njit
 from .. import _kernels, _taps
 from .._taps import Taps
 from .bands import begins_in_task
+from .fetching import fetch_bin, has_wide_bins
 from .job import INLINED, INLINED_BY_LLVM, axis_tables, map_at, out_at
 from .lanes import view, zero_of
 from .results import write
@@ -133,9 +134,12 @@ def work(thread, job):
     pitch = wide * lanes
     for i in range(task.begin, task.end):
         roi = job.order[i]
+        fetches = blocks[1] - blocks[0] > 1 and has_wide_bins(job, roi)
         for y in range(job.output_height):
             if begins_in_task(job, task, y_taps, roi, y):
                 for x in range(0, width, wide):
+                    if fetches and x + wide < width:
+                        fetch_bin(job, y_taps, x_taps, roi, y, x + wide)
                     pool_bins(
                         job, y_taps, x_taps, roi, blocks, y, (x, x + wide), line, cells, pitch
                     )

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from .. import _kernels, _taps
+from .fetching import fetch_taps, leaves_caches
 from .job import INLINED, axis_tables, map_at, out_at
 from .lanes import lines_of, tile, view, zero_of
 from .tasks import channels_of, task_of
@@ -50,15 +51,18 @@ def pool_plane(job, plane, roi, share, at, results):
     sums = rows + lanes * pitch
     for element in range(results, rows, lanes):
         numbers[element] = zero
-    pw, last_slot = 0, x_taps.bounds[roi, width]
+    pw, last_slot, fetches = 0, x_taps.bounds[roi, width], leaves_caches(job)
     for first_slot in range(x_taps.bounds[roi, 0], last_slot, lanes):
+        end = min(first_slot + lanes, last_slot)
         lines = lines_of(features, job.in_column, job.x_pixels, first_slot, last_slot, job.tag)
         for p in range(bins):
             taps = bin_taps(y_taps, roi, share[0] + p)
+            if fetches:
+                fetch_taps(job, plane + job.in_channel, roi, share[0] + p, first_slot, end)
             numbers[rows + p * lanes] = weighted(lines, np.uintp(0), row_stride, taps, zero)
         for p in range(0, bins, lanes):
             tile(squares, rows + p * lanes, lanes, squares, sums + p, pitch)
-        for slot in range(first_slot, min(first_slot + lanes, last_slot)):
+        for slot in range(first_slot, end):
             while slot >= x_taps.bounds[roi, pw + 1]:
                 pw += 1
             weight = x_taps.weights[np.uintp(slot)]

@@ -30,6 +30,7 @@ from numba.extending import (
 from .._compiling import uncollected
 from .._geometry import Convention, Sampling
 from .._kernels import Strides
+from .._memory import LINE
 from .._taps import AxisSamples, AxisTaps
 from .arrays import array_at
 from .cache import cached_njit, package_cache
@@ -141,8 +142,9 @@ class Job(types.Type):
     chosen while it compiles. Beside the fields it has ``zero``, a number; ``tag``, a tuple as long
     as a vector; ``wide``, one as long as four registers; ``square``, one as long as the side of
     what `tile` transposes: as many numbers as a register holds, since with twice as many the square
-    leaves the registers, and packing took 1.7 times as long; and ``patch``, one as long as the side
-    of what is summed where it lies and then transposed.
+    leaves the registers, and packing took 1.7 times as long; ``patch``, one as long as the side
+    of what is summed where it lies and then transposed; and ``line``, one as long as a line of the
+    cache, in elements that are read.
     """
 
     def __init__(self, kinds, lanes):
@@ -164,6 +166,7 @@ class Job(types.Type):
             "wide": types.UniTuple(types.intp, 4 * register),
             "square": types.UniTuple(types.intp, square),
             "patch": types.UniTuple(types.intp, min(self.lanes, 8 * PATCH // self.number.bitwidth)),
+            "line": types.UniTuple(types.intp, 8 * LINE // self.storage.bitwidth),
             "zero": self.number,
         }
 
