@@ -117,8 +117,8 @@ def pool_rows(job, window, pitch, y_taps, x_taps, roi, share, cells, at):
 
 
 @njit(**INLINED)
-def common_columns(job, begin, end):
-    """Return the columns of a common window of RoIs, and how many rows of the map are a band.
+def common_window(job, begin, end):
+    """Return the columns of the common window of RoIs, and how many rows of the map are a band.
 
     Packing once what RoIs have in common pays while it is no more than packing for each, and the
     window must hold all rows of the tallest. Else each RoI takes its own: the columns are 0, 0.
@@ -187,7 +187,7 @@ def work(thread, job):
     base = thread * job.scratch_size
     cells, staging = base + job.window * lanes, thread * job.staging_size
     c = first_channel(job, task.block)
-    left, right, step = common_columns(job, task.begin, task.end)
+    left, right, step = common_window(job, task.begin, task.end)
     common, held = right > left, (0, 0)
     for band in range(0, job.height, step):
         top = band if step < job.height else job.height
