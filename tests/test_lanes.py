@@ -295,6 +295,32 @@ def test_results_go_around_the_caches_unchanged(rng, monkeypatch, dtype, channel
         assert_array_equal(out, expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_rows_of_bins_go_around_the_caches_unchanged(rng, monkeypatch, dtype, layout):
+    """Rows of whole cache lines and others, in an output that begins anywhere in one."""
+    shape = (2, 3, 21, 45) if layout == "NCHW" else (2, 21, 45, 3)
+    features, rois = random_features(rng, shape, dtype), random_rois(rng, 9, (2, 3, 21, 45))
+    streamed, may_stream = [], _cpu.call.may_stream
+
+    def recorded(*arguments):
+        streamed.append(may_stream(*arguments))
+        return streamed[-1]
+
+    monkeypatch.setattr(_cpu.call, "may_stream", recorded)
+    for size in [(20, 9), (19, 64)]:
+        expected = roi_align(features, rois, size, layout=layout)
+        assert streamed.pop() is False
+        with monkeypatch.context() as patch:
+            patch.setattr(_cpu.call, "STREAM_BYTES", 0)
+            for skip in (0, 1, 5):
+                memory = _memory.aligned_empty(((expected.size + skip) * expected.itemsize,))
+                out = memory.view(dtype)[skip:].reshape(expected.shape)
+                roi_align(features, rois, size, layout=layout, out=out)
+                assert_array_equal(out, expected)
+                assert streamed.pop() is True
+
+
 @pytest.mark.parametrize("channels", [32, 40])
 def test_gradients_go_around_the_caches_unchanged(rng, monkeypatch, channels):
     grad = random_features(rng, (20, 5, 7, channels), np.float32)

@@ -13,9 +13,9 @@ import numpy as np
 from numba import njit
 
 from .. import _kernels, _taps
-from .job import INLINED, axis_tables, map_at, out_at, span_of, strides_out
+from .job import INLINED, INLINED_BY_LLVM, axis_tables, map_at, out_at, span_of, strides_out
 from .lanes import tile, view, zero_of
-from .results import transpose
+from .results import write_lines
 from .tasks import task_of
 
 weighted = njit(**INLINED)(_kernels.weighted)
@@ -59,7 +59,7 @@ def sum_line(job, plane, rows, begin, end, line, to):
             element += lanes
 
 
-@njit(**INLINED)
+@njit(**INLINED_BY_LLVM)
 def sum_rows(job, plane, roi, bins, begin, end, sums, lines):
     """Sum the rows of some rows of bins, a lane for each, at elements ``begin:end`` of the map.
 
@@ -79,7 +79,7 @@ def sum_rows(job, plane, roi, bins, begin, end, sums, lines):
             tile(squares, at, line, squares, lines + element * lanes + k, lanes)
 
 
-@njit(**INLINED)
+@njit(**INLINED_BY_LLVM)
 def sum_columns(job, roi, begin, lines, results):
     """Sum the columns of all bins of lines that begin with the map's element `begin`."""
     _, x_taps = axis_tables(job)
@@ -94,13 +94,13 @@ def sum_columns(job, roi, begin, lines, results):
             results += lanes
 
 
-@njit(**INLINED)
-def write_lines(job, results, at, count):
+@njit(**INLINED_BY_LLVM)
+def write_results(job, results, at, count, staging):
     """Write the first `count` of the lines' results to the output, from element `at` on."""
     strides, lanes, inner = strides_out(job), len(job.tag), job.channels // job.blocks
     in_order = strides.column == inner and (inner == 1 or strides.channel == 1)
     if in_order and count == lanes:
-        transpose(job, results, job.output_width * inner, job.out, at, strides.row)
+        write_lines(job, results, job.output_width * inner, staging, at)
         return
     numbers, out = view(job.scratch, 0, (0,)), view(job.out, 0, (0,))
     for pw in range(job.output_width):
@@ -112,8 +112,9 @@ def write_lines(job, results, at, count):
 
 
 @njit(**INLINED)
-def pool_lines(job, plane, roi, share, at, scratch):
+def pool_lines(thread, job, plane, roi, share, at):
     """Pool rows of bins, as many at a time as there are lanes."""
+    scratch, staging = thread * job.scratch_size, thread * job.staging_size
     lanes, inner = len(job.tag), job.channels // job.blocks
     line = job.width * inner
     _, _, left, right = span_of(job, roi)
@@ -125,7 +126,7 @@ def pool_lines(job, plane, roi, share, at, scratch):
         last = min(first + lanes, share[1])
         sum_rows(job, plane, roi, (first, last), begin, end, scratch, lines)
         sum_columns(job, roi, begin, lines, results)
-        write_lines(job, results, at + first * job.out_row, last - first)
+        write_results(job, results, at + first * job.out_row, last - first, staging)
 
 
 def work(thread, job):
@@ -134,4 +135,4 @@ def work(thread, job):
     for i in range(task.begin, task.end):
         roi = job.order[i]
         plane, at = map_at(job, roi, task.block), out_at(job, roi, task.block, 0)
-        pool_lines(job, plane, roi, (task.low, task.high), at, thread * job.scratch_size)
+        pool_lines(thread, job, plane, roi, (task.low, task.high), at)

@@ -143,8 +143,8 @@ class Job(types.Type):
     as a vector; ``wide``, one as long as four registers; ``square``, one as long as the side of
     what `tile` transposes: as many numbers as a register holds, since with twice as many the square
     leaves the registers, and packing took 1.7 times as long; ``patch``, one as long as the side
-    of what is summed where it lies and then transposed; and ``line``, one as long as a line of the
-    cache, in elements that are read.
+    of what is summed where it lies and then transposed; and ``line`` and ``out_line``, as long as a
+    line of the cache, in elements that are read and written.
     """
 
     def __init__(self, kinds, lanes):
@@ -167,6 +167,7 @@ class Job(types.Type):
             "square": types.UniTuple(types.intp, square),
             "patch": types.UniTuple(types.intp, min(self.lanes, 8 * PATCH // self.number.bitwidth)),
             "line": types.UniTuple(types.intp, 8 * LINE // self.storage.bitwidth),
+            "out_line": types.UniTuple(types.intp, 8 * LINE // self.result.bitwidth),
             "zero": self.number,
         }
 

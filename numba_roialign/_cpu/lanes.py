@@ -114,6 +114,11 @@ def _store(builder, storage, pointer, value, align=None):
     return builder.store(value, pointer, align=align or storage.bitwidth // 8)
 
 
+def _stream(builder, store):
+    """Make a store go around the caches."""
+    store.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+
+
 def _splat(builder, scalar, count):
     vector = builder.insert_element(
         ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined), scalar, I32(0)
@@ -251,8 +256,7 @@ def stream(typing_context, view, index, number):
         view, index, number = args
         storage = sig.args[0].storage
         align = min(64, sig.args[0].count * storage.bitwidth // 8)
-        store = _store(builder, storage, builder.gep(view, [index]), number, align)
-        store.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+        _stream(builder, _store(builder, storage, builder.gep(view, [index]), number, align))
         return context.get_dummy_value()
 
     return types.void(view, types.uintp, number), codegen
@@ -399,21 +403,45 @@ def _pointers(builder, base, offset, stride, count):
         yield builder.gep(base, [builder.add(offset, builder.mul(stride, stride.type(k)))])
 
 
+def _lower_tile(builder, sig, args):
+    """Transpose a square; return the stores that write it."""
+    source, offset, stride, target, target_offset, target_stride = args
+    count = max(sig.args[0].count, sig.args[3].count)
+    rows = [
+        _load(builder, sig.args[0].storage, count, pointer)
+        for pointer in _pointers(builder, source, offset, stride, count)
+    ]
+    pointers = _pointers(builder, target, target_offset, target_stride, count)
+    return [
+        _store(builder, sig.args[3].storage, pointer, row)
+        for pointer, row in zip(pointers, _transpose(builder, rows), strict=True)
+    ]
+
+
 @intrinsic
 def tile(typing_context, source, offset, stride, target, target_offset, target_stride):
     """Transpose a square: ``target[target_offset + i * target_stride + k]`` becomes
     ``source[offset + k * stride + i]`` for all `i` and `k` below the number of lanes."""
-    count = max(source.count, target.count)
 
     def codegen(context, builder, sig, args):
-        source, offset, stride, target, target_offset, target_stride = args
-        rows = [
-            _load(builder, sig.args[0].storage, count, pointer)
-            for pointer in _pointers(builder, source, offset, stride, count)
-        ]
-        pointers = _pointers(builder, target, target_offset, target_stride, count)
-        for pointer, row in zip(pointers, _transpose(builder, rows), strict=True):
-            _store(builder, sig.args[3].storage, pointer, row)
+        _lower_tile(builder, sig, args)
+        return context.get_dummy_value()
+
+    index = types.uintp
+    return types.void(source, index, index, target, index, index), codegen
+
+
+@intrinsic
+def stream_tile(typing_context, source, offset, stride, target, target_offset, target_stride):
+    """Transpose a square as `tile` does, but around the caches.
+
+    Addresses of the target's rows must be multiples of a row's size.
+    """
+
+    def codegen(context, builder, sig, args):
+        for store in _lower_tile(builder, sig, args):
+            store.align = sig.args[3].count * sig.args[3].storage.bitwidth // 8
+            _stream(builder, store)
         return context.get_dummy_value()
 
     index = types.uintp

@@ -18,8 +18,9 @@ from .._geometry import Sampling
 from .._kernels import AVERAGE, Strides
 from .._memory import LINE
 from .._taps import sample_capacity, tap_capacity
+from . import average_columns
 from . import found as at
-from .average_channels import window_of
+from .average_channels import CELLS, window_of
 from .divide import DIGIT, divide_batch, divide_by_image
 from .job import ADDRESSES, NUMBERS, POSITIONS, Compiled, compiled
 from .kinds import PIXELS, Kinds
@@ -100,13 +101,32 @@ class Plan:
         return min(rois, max(1, self.batch_bytes // self.row_bytes))
 
 
-def whole_lines(strides, channels, sampling, lanes, storage_bytes):
-    """Say whether the channel schedule writes whole cache lines, whatever the RoI and the block."""
-    if strides.channel == 1:
-        steps = (lanes, channels, strides.image, strides.row, strides.column)
-        return all(step * storage_bytes % LINE == 0 for step in steps)
-    bins = sampling.output_height * sampling.output_width
-    return strides[1:] == (bins, sampling.output_width, 1)
+def whole_lines(strides, channels, lanes, storage_bytes):
+    """Say whether vectors of channels that lie side by side are whole cache lines."""
+    steps = (lanes, channels, strides.image, strides.row, strides.column)
+    return all(step * storage_bytes % LINE == 0 for step in steps)
+
+
+def staging_of(schedules, strides, channels, sampling, result_bytes):
+    """Return how many results a thread gathers to write them around the caches by whole lines.
+
+    None where they cannot be written so, and 0 where they are whole lines without.
+    """
+    dense, apart = schedules.dense, schedules.apart or schedules.dense
+    height, width = sampling.output_height, sampling.output_width
+    if dense.work is average_columns.work:  # a row of bins from each lane, of one channel or all
+        inner = channels // dense.blocks
+        row, beside = width * inner, inner == 1 or strides.channel == 1
+        in_order = beside and (strides.row, strides.column) == (row, inner)
+        return row * dense.lanes if in_order and row <= CELLS else None
+    if dense.most_bins < height:
+        return None
+    if dense.kinds.writes == PIXELS:
+        lanes = min(dense.lanes, apart.lanes)
+        return 0 if whole_lines(strides, channels, lanes, result_bytes) else None
+    in_order = strides[1:] == (height * width, width, 1)
+    lanes = max(dense.lanes, apart.lanes)
+    return height * width * lanes if schedules.packs and in_order else None
 
 
 def tables_of(sampling, capacities, number_bytes, samples=False, turned=False):
@@ -224,16 +244,13 @@ def pooling_plan(
         schedules = maximum_schedules(kinds, channels, sampling)
         fill = fill_with_samples
     dense = schedules.dense
-    lanes = dense.lanes, (schedules.apart or dense).lanes
-    can_stream = schedules.packs or dense.kinds.writes == PIXELS
-    can_stream &= dense.most_bins >= sampling.output_height
-    can_stream &= whole_lines(target, channels, sampling, min(lanes), kinds.result_bytes)
+    staging_size = staging_of(schedules, target, channels, sampling, kinds.result_bytes)
     return plan_of(
         kinds, source, target, channels, sampling, convention, schedules, fill,
         divide_batch, mode, layout,
         batch_bytes=BATCH_BYTES,
-        can_stream=can_stream,
-        staging_size=bins * max(lanes) if can_stream and target.channel != 1 else 0,
+        can_stream=staging_size is not None,
+        staging_size=staging_size or 0,
         numbers_size=bins * dense.lanes if keeps_argmax and dense.lanes > 1 else 0,
         window=window_of(sampling.height, sampling.width),
         serial_work=SERIAL_WORK,
@@ -260,7 +277,7 @@ def gradient_plan(
     schedule = gradient_schedule(kinds, channels, sampling, mode, batched)
     fill = fill_with_turned_taps if mode == AVERAGE else fill_with_samples
     can_stream = kinds.writes == PIXELS and whole_lines(
-        target, channels, sampling, schedule.lanes, kinds.result_bytes
+        target, channels, schedule.lanes, kinds.result_bytes
     )
     return plan_of(
         kinds, source, target, channels, sampling, convention, Schedules(schedule), fill,
