@@ -90,7 +90,7 @@ class Cuda(Target):
             # So that small arrays take several blocks, parts, rounds and tiles, and every kernel.
             launches.THREADS_PER_BLOCK = 16
             average.THREADS, average.WIDE_THREADS, average.GROUPS_LAST = 8, 16, 2
-            average.BLOCKS, average.MORE_BLOCKS, average.RESIDENT = 4, 8, 100
+            average.BLOCKS, average.MORE_BLOCKS, average.RESIDENT = 4, 8, 200
             average.TAPS_OF_LANE = box_tables.TAPS_OF_LANE = 2
             average.WIDE_TAPS, average.SHORT_ROW = 5, 4
             gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 4

@@ -49,6 +49,7 @@ def patched(monkeypatch):
         ((1, 32, 1080, 1920), 1, 7, 0, "NCHW", "schedule_wide"),
         ((1, 64, 50, 76), 8, 7, 2, "NCHW", "schedule_few"),
         ((1, 3, 800, 1216), 1000, 7, 2, "NCHW", "schedule_few"),
+        ((1, 70, 50, 76), 3, 30, 1, "NHWC", "schedule_few"),
         ((1, 2, 4000, 4000), 9, 7, 0, "NCHW", "schedule_tabled"),
         ((1, 2, 40, 40), 9, 1000, 2, "NCHW", "schedule_tabled"),
     ],
@@ -71,9 +72,13 @@ def test_the_kernel_of_a_call(shape, rois, bins, samples, layout, name, dtype):
     assert 0 < threads <= 256
     assert own.parts >= division.across * division.down
     # No channel, row or column is left out.
-    owned = average.FEW_OWN if name == "schedule_few" else average.OWN
-    assert division.across * division.groups * owned >= channels
-    assert division.down * division.walks * division.rows >= bins
+    if name == "schedule_few":
+        assert own.parts == division.across * division.down
+        assert division.across * division.groups >= channels
+        assert division.down * division.columns >= bins**2
+    else:
+        assert division.across * division.groups * average.OWN >= channels
+        assert division.down * division.walks * division.rows >= bins
     places = own.threads[0] if is_last else own.threads[1]
     assert places >= division.groups
     assert own.shared_bytes <= average.SHARED_BYTES
@@ -85,8 +90,8 @@ def test_the_kernel_of_a_call(shape, rois, bins, samples, layout, name, dtype):
 @pytest.mark.parametrize(
     "constants",
     [
-        {"RESIDENT": 0},  # not shared by rows
-        {"RESIDENT": 1 << 30, "WIDE_TAPS": 99},  # shared by rows
+        {"RESIDENT": 0},  # a thread walks down a column of bins
+        {"RESIDENT": 1 << 30, "WIDE_TAPS": 99},  # a thread for each bin
         {"STAGED_BYTES": 0, "RESIDENT": 0},  # written where it is summed
         {"narrowed_within": lambda strides, _: strides},  # offsets of 64 bits
         {"WIDE_TAPS": 1, "TAPS_OF_LANE": 1},  # shared by columns

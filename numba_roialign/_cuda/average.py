@@ -17,7 +17,6 @@ from .indices import narrowed_within
 from .launches import MOST_BLOCKS, configured
 from .lines import HELD
 from .walks import (
-    FEW_OWN,
     OWN,
     Division,
     schedule_boxes,
@@ -34,9 +33,8 @@ BLOCKS = 512
 # Where boxes may be large, which then have more parts than others. A block that finds none of them
 # left has filled a table: eight times as many took 87 us instead of 10 for 4 small boxes.
 MORE_BLOCKS = 4096
-# Threads that a device has room for at once. With fewer bins, several threads share one.
-RESIDENT = 1 << 17
-MOST_LANES = 4
+# Threads that a device has room for at once. Of no more bins of a channel each has a thread.
+RESIDENT = 1 << 18
 SHARED_BYTES = (48 << 10) - 16  # that any device gives a block, less what tables begin with
 GROUPS_LAST = 32  # that take channels side by side: a warp
 SHORT_ROW = 32  # bins, less than which are written in pieces of sectors
@@ -91,47 +89,55 @@ class Average:
             return schedule_tabled
         if self.is_wide:
             return schedule_wide
-        owners = self.rois.shape[0] * ceil_div(self.channels, FEW_OWN)
-        if owners * math.prod(self.bins) <= RESIDENT:
+        if self.rois.shape[0] * self.channels * math.prod(self.bins) <= RESIDENT:
             return schedule_few
         return schedule_boxes if 0 < 2 * self.sampling.samples_x <= HELD else schedule_wide
 
+    def divide_bins(self):
+        """Find how blocks divide boxes where each bin of a channel has a thread."""
+        bins, channels = math.prod(self.bins), self.channels
+        threads = WIDE_THREADS if self.is_last or channels * bins <= WIDE_THREADS else THREADS
+        most = GROUPS_LAST if self.is_last else max(1, threads // bins)
+        across = ceil_div(channels, most)
+        groups = ceil_div(channels, across)
+        columns = min(bins, threads // groups)
+        down = ceil_div(bins, columns)
+        self.threads = (groups, columns) if self.is_last else (columns, groups)
+        self.parts = across * down
+        numbers = across, down, groups, columns, 1, 1, 1
+        self.division = Division(*map(np.uint32, numbers), self.is_last, False)
+
     def divide(self):
         """Find how blocks divide boxes, and their threads; return how many numbers these share."""
-        (height, width), rois, is_few = self.bins, self.rois.shape[0], self.kernel is schedule_few
-        own = FEW_OWN if is_few else OWN
-        owners, lanes = ceil_div(self.channels, own), 1
+        if self.kernel is schedule_few:
+            self.divide_bins()
+            return 0
+        (height, width), rois, lanes = self.bins, self.rois.shape[0], 1
+        owners = ceil_div(self.channels, OWN)
         threads = WIDE_THREADS if self.is_last or width >= SHORT_ROW else THREADS
         columns = min(width, threads // min(owners, GROUPS_LAST) if self.is_last else threads)
         walkers = threads // columns
-        if is_few:
-            most = RESIDENT // (rois * owners * height * width)
-            lanes = min(MOST_LANES, power_below(most), power_below(walkers))
-        places = walkers // lanes
-        across = ceil_div(owners, min(places, GROUPS_LAST) if self.is_last else places)
+        across = ceil_div(owners, min(walkers, GROUPS_LAST) if self.is_last else walkers)
         groups = ceil_div(owners, across)
         across = ceil_div(owners, groups)
-        rows = 1
-        walks = min(height, max(1, places // groups))
-        if not is_few:
-            part = ceil_div(height, min(height, ceil_div(BLOCKS, rois * across)))
-            walks = min(part, walks)
-            rows = ceil_div(part, walks)
+        part = ceil_div(height, min(height, ceil_div(BLOCKS, rois * across)))
+        walks = min(part, max(1, walkers // groups))
+        rows = ceil_div(part, walks)
         down = ceil_div(height, rows * walks)
-        along, self.parts = groups * walks * lanes, across * down
+        along, self.parts = groups * walks, across * down
         if self.is_wide:
             lanes = 2 * power_below(ceil_div(self.most_taps(), TAPS_OF_LANE))
             lanes = min(lanes, power_below(walkers))
             along = max(along, lanes)
             self.parts = max(self.parts, min(owners * height, MORE_BLOCKS // rois))
-        tile = own * groups * walks * rows * width
+        tile = OWN * groups * walks * rows * width
         is_short = self.is_packed and not self.is_last and width < SHORT_ROW
-        is_staged = is_short and not is_few and tile * self.zero.itemsize <= self.staged_bytes()
+        is_staged = is_short and tile * self.zero.itemsize <= self.staged_bytes()
         self.threads = (groups, columns * walks * lanes) if self.is_last else (columns, along)
-        meets = own * math.prod(self.threads)
         numbers = across, down, groups, columns, walks, rows, lanes
         self.division = Division(*map(np.uint32, numbers), self.is_last, is_staged)
-        return max(meets if is_few or lanes > 1 else 0, tile if is_staged else 0)
+        meets = OWN * math.prod(self.threads) if lanes > 1 else 0
+        return max(meets, tile if is_staged else 0)
 
     def staged_bytes(self):
         """Return how large a part may be whose bins meet in shared memory."""

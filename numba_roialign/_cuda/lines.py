@@ -1,4 +1,4 @@
-"""The sum of a row's taps on a device, for several channels at once.
+"""The sum of a row's taps on a device, for several channels at once, or for several rows.
 
 It is the sum of `_kernels.weighted`, in the same order. All that some taps read is on its way
 before any of it is used: the assembler may otherwise use a value as soon as it is there, and wait
@@ -15,6 +15,8 @@ from numba import cuda
 from .box_tables import AT_ONCE, pixel_of, weight_of
 
 HELD = 2 * AT_ONCE  # taps that a thread can hold; and that are read at once
+ROWS = 4  # of a bin, that are read at once where a thread has a bin of one channel
+PATCH = ROWS * HELD  # what it reads at once
 
 
 class Held(NamedTuple):
@@ -98,3 +100,47 @@ def weighted_lines(
             for t in range(AT_ONCE):
                 add(weight_of(table, np.uint32(second + t)), values, AT_ONCE + t, lines, count)
         first = np.uint32(second + step)
+
+
+@cuda.jit(device=True)
+def read_patch(features, start, strides, table, slot, last, first, end, values):
+    """Read what some rows and columns tap, at most `ROWS` and `HELD` of them, of one channel."""
+    Index = type(strides.channel)
+    for r in range(ROWS):
+        row = np.uint32(slot + r)
+        if row < last:
+            origin = start + np.uintp(Index(strides.row * Index(pixel_of(table, row))))
+            for t in range(HELD):
+                column = np.uint32(first + t)
+                if t < AT_ONCE or column < end:
+                    offset = Index(strides.column * Index(pixel_of(table, column)))
+                    values[r * HELD + t] = features[origin + np.uintp(offset)]
+
+
+@cuda.jit(device=True)
+def bin_sum(features, start, strides, table, rows, columns, zero):
+    """Return the sum of a bin of one channel, by `rows` and `columns`, the slots of its taps.
+
+    A thread waits once for `PATCH` elements.
+    """
+    values, lines = cuda.local.array(PATCH, type(zero)), cuda.local.array(ROWS, type(zero))
+    total, (slot, last) = zero, rows
+    while slot < last:
+        for r in range(ROWS):
+            lines[r] = zero
+        first, end = columns
+        while first < end:
+            read_patch(features, start, strides, table, slot, last, first, end, values)
+            for r in range(ROWS):
+                if np.uint32(slot + r) < last:
+                    for t in range(HELD):
+                        column = np.uint32(first + t)
+                        if t < AT_ONCE or column < end:
+                            lines[r] += weight_of(table, column) * values[r * HELD + t]
+            first = np.uint32(first + HELD)
+        for r in range(ROWS):
+            row = np.uint32(slot + r)
+            if row < last:
+                total += weight_of(table, row) * lines[r]
+        slot = np.uint32(slot + ROWS)
+    return total

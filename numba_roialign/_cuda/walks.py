@@ -2,13 +2,13 @@
 
 Each thread walks down a column of bins, for several channels: it sums the taps of a row of
 pixels, adds the sum to the bin that taps the row, and keeps the sums of two rows, for these are all
-that the next bin may tap again. So a row of pixels is read once for all bins of a column.
+that the next bin may tap again. So a row of pixels is read once for all bins of a column. Where
+there are few bins for the device, each bin has a thread, which reads several rows at once.
 
 Neighbouring threads take neighbouring bins of a row where channels lie in planes, and neighbouring
-channels where these lie side by side. Where bins are wide, several threads share the taps of a row;
-where there are few bins for the device, several share the rows of a bin. Their sums meet in shared
-memory. So do the bins of a part of narrow planes: written one row after the other, they would be
-pieces of sectors.
+channels where these lie side by side. Where bins are wide, several threads share the taps of a row,
+and their sums meet in shared memory. So do the bins of a part of narrow planes: written one row
+after the other, they would be pieces of sectors.
 
 A block fills the table of its box in shared memory. What this cannot hold a kernel fills before, in
 the device's memory.
@@ -37,14 +37,13 @@ from .box_tables import (
 )
 from .indices import split
 from .launches import bounded
-from .lines import HELD, Held, held_lines, hold, weighted_lines
+from .lines import HELD, Held, bin_sum, held_lines, hold, weighted_lines
 
 element_at = cuda.jit(device=True)(_kernels.element_at)
 
 OWN = 4  # channels of a thread
-FEW_OWN = 2  # where there are few bins for the device
 VALUES = HELD * OWN  # that a thread reads at once
-FEW_THREADS = 256  # of a block, at most, of which the registers of three must fit
+FEW_THREADS = 256  # of a block, at most, of which the registers of four must fit
 NO_ROW = np.uint32(0xFFFFFFFF)
 
 
@@ -57,7 +56,7 @@ class Division(NamedTuple):
     columns: int  # of bins, side by side
     walks: int  # one below the other
     rows: int  # of bins, of a walk
-    lanes: int  # threads that share a bin; the most of them, where boxes decide it
+    lanes: int  # threads that share a bin, at most: how many, its box decides
     is_last: bool  # whether channels come last: neighbouring threads then take these
     is_staged: bool  # whether bins meet in shared memory before they are written
 
@@ -278,89 +277,23 @@ def pool_box(
 
 
 @cuda.jit(device=True)
-def most_rows(table, first, last):
-    """Return the most rows that one of some bins taps."""
-    most = np.uint32(0)
-    while first < last:
-        begin, end = bounds_of(table, first)
-        most = np.uint32(max(most, np.uint32(end - begin)))
-        first = np.uint32(first + 1)
-    return most
-
-
-@cuda.jit(device=True)
-def add_rows_of_lanes(numbers, sums, line, table, slot, last, lanes, lane):
-    """Add to the sums of a bin's first lane the rows that its lanes have, each a slot's."""
-    place = np.uint32(this_thread()[0] * FEW_OWN)
-    for k in range(FEW_OWN):
-        numbers[place + np.uint32(k)] = line[k]
-    cuda.syncthreads()
-    if lane == 0:
-        stop = np.uint32(min(last, slot + lanes))
-        while slot < stop:
-            weight = weight_of(table, slot)
-            for k in range(FEW_OWN):
-                sums[k] += weight * numbers[place + np.uint32(k)]
-            place = np.uint32(place + np.uint32(cuda.blockDim.x) * FEW_OWN)
-            slot = np.uint32(slot + 1)
-    cuda.syncthreads()
-
-
-@cuda.jit(device=True)
-def pool_by_rows(
-    features, strides, table, n, bins, division, numbers, zero, out, out_strides, channels
-):
-    """As `pool_box`, where threads share the rows of a bin, and no walk has more than one bin.
+def pool_bins(features, strides, table, n, bins, division, zero, out, out_strides, channels):
+    """As `pool_box`, a thread for each bin of a channel, without loops over them.
 
     The rows are added up in their order, as there: a box has the same bits however many boxes come
     along, but for what the compiler rounds otherwise in one kernel than in another.
     """
-    sums, line = cuda.local.array(FEW_OWN, type(zero)), cuda.local.array(FEW_OWN, type(zero))
-    values = cuda.local.array(VALUES, type(zero))
-    is_valid, lanes = is_pooled(table), division.lanes
-    height, width, channels = np.uint32(bins[0]), np.uint32(bins[1]), np.uint32(channels)
-    place = place_of(division, lanes)
-    Index = type(strides.channel)
-    hop = Index(division.groups * strides.channel)
-    out_hop = np.uintp(division.groups) * np.uintp(out_strides.channel)
-    number, parts = np.uint32(cuda.blockIdx.y), np.uint32(division.across * division.down)
-    while number < parts:
-        share = share_of(number, division, place, channels, FEW_OWN)
-        start = start_of(strides, table, share.channel)
-        ph, base, rows = np.uint32(share.first_row + place.walk), np.uint32(0), np.uint32(0)
-        if is_valid:
-            below = np.uint32(min(height, share.first_row + division.walks))
-            rows = most_rows(table, share.first_row, below)
-        while base < width:
-            column = np.uint32(base + place.column)
-            works = place.works and share.count > 0 and column < width and ph < height
-            slot = last = begin = end = np.uint32(0)
-            if works and is_valid:
-                begin, end = bounds_of(table, height + column)
-                slot, last = bounds_of(table, ph)
-            for k in range(FEW_OWN):
-                sums[k] = zero if is_valid else zero * type(zero)(math.nan)
-            done = np.uint32(0)
-            while done < rows:
-                if slot + place.lane < last:
-                    row = Index(strides.row * Index(pixel_of(table, slot + place.lane)))
-                    weighted_lines(
-                        features, start + np.uintp(row), hop, share.count, strides.column,
-                        table, begin, end, AT_ONCE, values, line, FEW_OWN, zero,
-                    )  # fmt: skip
-                    if lanes == 1:
-                        for k in range(FEW_OWN):
-                            sums[k] += weight_of(table, slot) * line[k]
-                if lanes > 1:
-                    add_rows_of_lanes(numbers, sums, line, table, slot, last, lanes, place.lane)
-                slot, done = np.uint32(slot + lanes), np.uint32(done + lanes)
-            if works and place.lane == 0:
-                to = element_at(out_strides, n, share.channel, ph, column)
-                for k in range(FEW_OWN):
-                    if np.uint32(k) < share.count:
-                        out[to + np.uintp(k) * out_hop] = sums[k]
-            base = np.uint32(base + division.columns)
-        number = np.uint32(number + np.uint32(cuda.gridDim.y))
+    height, width, one = np.uint32(bins[0]), np.uint32(bins[1]), np.uint32(1)
+    place = place_of(division, one)
+    share = share_of(cuda.blockIdx.y, division, place, channels, one)
+    ph, pw = split(share.first_row * division.columns + place.column, width)
+    if place.works and share.count > 0 and ph < height:
+        total = zero * type(zero)(math.nan)
+        if is_pooled(table):
+            start = start_of(strides, table, share.channel)
+            rows, columns = bounds_of(table, ph), bounds_of(table, height + pw)
+            total = bin_sum(features, start, strides, table, rows, columns, zero)
+        out[element_at(out_strides, n, share.channel, ph, pw)] = total
 
 
 @cuda.jit(device=True)
@@ -403,19 +336,17 @@ def schedule_wide(
     )  # fmt: skip
 
 
-@cuda.jit(**bounded(FEW_THREADS, 3))
+@cuda.jit(**bounded(FEW_THREADS, 4))
 def schedule_few(
     features, strides, rois, sampling, convention, slots, places, division, zero,
     out, out_strides, channels,
 ):  # fmt: skip
-    """As `schedule_boxes`, where threads share the rows of bins, of which there are few."""
+    """As `schedule_boxes`, where there are few bins for the device."""
     table, n = shared_table(places, zero), np.intp(cuda.blockIdx.x)
     fill_table(table, rois, n, sampling, convention, slots, 1, zero)
     cuda.syncthreads()
-    pool_by_rows(
-        features, strides, table, n, (sampling.output_height, sampling.output_width), division,
-        table.numbers, zero, out, out_strides, channels,
-    )  # fmt: skip
+    bins = sampling.output_height, sampling.output_width
+    pool_bins(features, strides, table, n, bins, division, zero, out, out_strides, channels)
 
 
 @cuda.jit
