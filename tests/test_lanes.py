@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import ml_dtypes
 import numba
@@ -455,7 +456,7 @@ def test_a_window_that_does_not_hold_a_roi_changes_no_bit(
 
 
 @pytest.mark.parametrize("window", [1 << 17, 44_000], ids=["whole map", "fewer rows"])
-def test_bands_of_the_map_change_no_bit(rng, planned_with, schedules_run, window):
+def test_bands_of_the_map_change_no_bit(rng, monkeypatch, planned_with, schedules_run, window):
     """Tall RoIs, channels last: also swapped corners, and bins or RoIs outside the map."""
     shape, tallest = (1, 16, 300, 200), 200
     features = random_features(rng, shape, np.float32)
@@ -465,15 +466,27 @@ def test_bands_of_the_map_change_no_bit(rng, planned_with, schedules_run, window
     rois[1:5] = rois[1:5][:, [0, 3, 4, 1, 2]]
     rois[5:7, 1:] = [[-90, -90, -50, -50], [400, 900, 500, 999]]
     average_channels, arguments = _cpu.average_channels, (rois, (7, 5), 1.0, 0, True)
-    assert (tallest - 1) * shape[3] * 16 > average_channels.BAND_NUMBERS
     assert (tallest + average_channels.BAND_ROWS) * shape[3] <= 44_000 < shape[2] * shape[3]
+    x0, y0, x1, y1 = np.sort(rois[:, 1:].reshape(60, 2, 2), axis=1).reshape(60, 4).T.clip(0)
+    spans = np.column_stack([y0, y1.clip(max=300), x0, x1.clip(max=200)]).astype(int)
+    job = SimpleNamespace(order=range(60), window=window, height=300, out_channel=1, tag=range(16))
+    before = numba.get_num_threads()
     with (
         planned_with(average_channels, WINDOW=window),
         planned_with(_cpu.schedules, PIXELS_READS_ADAPTIVE=0.001),  # packed
     ):
-        last = roi_align(LAYOUTS["channels last"](features), *arguments)
+        try:
+            numba.set_num_threads(1)  # one task, of all RoIs
+            last = roi_align(LAYOUTS["channels last"](features), *arguments)
+        finally:
+            numba.set_num_threads(before)
+        in_tasks = roi_align(LAYOUTS["channels last"](features), *arguments)
+    monkeypatch.setattr(average_channels, "span_of", lambda job, roi: spans[roi])
+    rows = average_channels.common_window.py_func(job, 0, 60)[2]
+    assert rows == average_channels.BAND_ROWS
     assert set(schedules_run) == {"average_channels"}
     assert_array_equal(last, roi_align(features, *arguments))
+    assert_array_equal(last, in_tasks)
 
 
 @pytest.mark.parametrize("arguments", [((7, 5), 1.0, 0), ((3, 2), 1.0, 1)], ids=["large", "sparse"])

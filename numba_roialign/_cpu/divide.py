@@ -157,11 +157,12 @@ def divide_batch(thread, job):
     tasks = PACKING_TASKS if job.packs and not apart else TASKS_PER_THREAD
     wanted = -(-tasks * threads // job.blocks) if threads > 1 else 1
     job.banded = apart and alone > common and rows > job.band_rows > 0
+    pieces = -(-wanted // max(images_of(job, count), 1))
     if job.banded:
-        set_parts(job, cut(job, count, 1), top, rows, job.band_rows, wanted)
+        pieces, most = 1, job.band_rows
     else:
-        pieces = -(-wanted // max(images_of(job, count), 1))
-        set_parts(job, cut(job, count, pieces), 0, job.output_height, most_bins, wanted)
+        top, rows, most = 0, job.output_height, most_bins
+    set_parts(job, cut(job, count, pieces), top, rows, most, wanted)
     # Around the caches go whole RoIs; or, channels last, whole vectors.
     job.streams = job.may_stream and (job.out_channel == 1 if job.banded else job.parts == 1)
     found[at.THREADS], found[at.SPLIT], found[at.APART] = threads, splits, apart
