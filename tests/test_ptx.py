@@ -172,7 +172,7 @@ def kernels_of_the_target():
 
     Read from the source, without importing what a machine may lack.
     """
-    found = r"^@cuda\.jit(?:\(.*\))?\ndef (schedule_\w+)\((.*?)\):"
+    found = r"^def (schedule_\w+)\((.*?)\):"
     return [
         (name, re.findall(r"\w+", parameters))
         for path in sorted(Path(numba_roialign.__file__).parent.glob("_cuda/*.py"))

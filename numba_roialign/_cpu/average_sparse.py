@@ -58,7 +58,7 @@ def pool_plane(job, plane, roi, share, at, results):
         for p in range(bins):
             taps = bin_taps(y_taps, roi, share[0] + p)
             if fetches:
-                fetch_taps(job, plane + job.in_channel, roi, share[0] + p, first_slot, end)
+                fetch_taps(job, lines, taps)
             numbers[rows + p * lanes] = weighted(lines, np.uintp(0), row_stride, taps, zero)
         for p in range(0, bins, lanes):
             tile(squares, rows + p * lanes, lanes, squares, sums + p, pitch)

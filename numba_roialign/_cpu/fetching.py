@@ -11,7 +11,7 @@ from numba import njit
 
 from .. import _taps
 from .job import INLINED, INLINED_BY_LLVM, UNCOUNTED, axis_tables, map_at, span_of
-from .lanes import fetch, view
+from .lanes import fetch, fetch_lines, view
 from .tasks import first_channel, task_of
 
 bin_taps = njit(**INLINED)(_taps.bin_taps)
@@ -76,17 +76,15 @@ def fetch_next_rows(thread, job, i, ph):
     fetch_rows(job, first_channel(job, task.block), roi, ph, past)
 
 
-@njit(**UNCOUNTED)
-def fetch_taps(job, plane, roi, ph, first, last):
-    """Fetch what a row of bins taps, of one channel, in the columns of slots ``first:last``."""
-    features, rows = view(job.features, plane, (0,)), bin_taps(axis_tables(job)[0], roi, ph)
+@njit(**INLINED)
+def fetch_taps(job, lines, rows):
+    """Fetch what some rows tap in several columns, whose lines begin in a channel, of the next one.
+
+    Twice what lies on one line of the cache: to find out which do costs as much as the sums.
+    """
     for i in range(np.intp(rows.first), np.intp(rows.last)):
-        row, before = job.in_row * rows.pixels[np.uintp(i)], -1
-        for slot in range(first, last):
-            pixel = np.intp(job.x_pixels[np.uintp(slot)])
-            if pixel != before + 1:  # else most likely on the same line
-                fetch(features, np.uintp(row + job.in_column * pixel))
-            before = pixel
+        row = job.in_row * rows.pixels[np.uintp(i)]
+        fetch_lines(lines, np.uintp(job.in_channel + row))
 
 
 @njit(**INLINED)

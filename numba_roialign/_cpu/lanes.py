@@ -262,19 +262,35 @@ def stream(typing_context, view, index, number):
     return types.void(view, types.uintp, number), codegen
 
 
+def _fetch(builder, pointer):
+    pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    signature = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+    prefetch = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0i8")
+    to_read, near, data = I32(0), I32(2), I32(1)
+    builder.call(prefetch, [pointer, to_read, near, data])
+
+
 @intrinsic
 def fetch(typing_context, view, index):
     """Ask for what lies at ``view[index]``, if anything does, to come into the second cache."""
 
     def codegen(context, builder, sig, args):
-        pointer = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
-        signature = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
-        prefetch = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0i8")
-        to_read, near, data = I32(0), I32(2), I32(1)
-        builder.call(prefetch, [pointer, to_read, near, data])
+        _fetch(builder, builder.gep(args[0], [args[1]]))
         return context.get_dummy_value()
 
     return types.void(view, types.uintp), codegen
+
+
+@intrinsic
+def fetch_lines(typing_context, lines, index):
+    """As `fetch`, of each of several lines."""
+
+    def codegen(context, builder, sig, args):
+        for k in range(lines.count):
+            _fetch(builder, builder.gep(builder.extract_value(args[0], k), [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(lines, types.uintp), codegen
 
 
 @intrinsic
