@@ -18,7 +18,7 @@ bin_taps = njit(**INLINED)(_taps.bin_taps)
 
 # Maps of more elements than this leave the caches from one call to the next. With planes fetched
 # ahead 100 boxes on fpn_p2_s2's map take 0.6 of the time, one_enormous 0.8 and few_samples_huge_map
-# 0.85; where the map stays in the caches small_8x64 would take 1.2 and many_1000x3 1.35.
+# 0.6; where the map stays in the caches small_8x64 would take 1.2 and many_1000x3 1.35.
 IN_CACHES = 1 << 22
 # A row of bins is fetched where it has at most about so many lines of the cache.
 MOST_LINES = 1 << 13

@@ -94,7 +94,11 @@ class Average:
         return schedule_boxes if 0 < 2 * self.sampling.samples_x <= HELD else schedule_wide
 
     def divide_bins(self):
-        """Find how blocks divide boxes where each bin of a channel has a thread."""
+        """Find how blocks divide boxes where each bin of a channel has a thread.
+
+        A part is one block's, for the kernel has no loop over parts: `RESIDENT` leaves 2^13 of them
+        at most, far below `MOST_BLOCKS`.
+        """
         bins, channels = math.prod(self.bins), self.channels
         threads = WIDE_THREADS if self.is_last or channels * bins <= WIDE_THREADS else THREADS
         most = GROUPS_LAST if self.is_last else max(1, threads // bins)
