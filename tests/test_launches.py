@@ -45,10 +45,19 @@ class Driver:
 
     def __init__(self):
         self.device, self.problem, self.error, self.numbers, self.launches = 0, 0, 0, 0, []
-        self.shared = 0
+        self.shared, self.granted = 0, []
 
     def cuCtxGetDevice(self):
         return self.problem, self.device
+
+    CUfunction_attribute = SimpleNamespace(
+        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES="size",
+        CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT="carveout",
+    )
+
+    def cuKernelSetAttribute(self, name, value, kernel, device):
+        self.granted.append((name, value, kernel, device))
+        return (self.error,)
 
     def cuLaunchKernel(self, function, *rest):
         *sizes, shared, stream, pointers, extra = rest
@@ -273,6 +282,23 @@ def test_a_plan_is_made_for_each_device(driver, monkeypatch):
     assert len(driver.launches) == 4
 
 
+def test_a_kernel_keeps_the_most_shared_memory_that_a_launch_asked_for(driver, monkeypatch):
+    """A launch that is kept may be made again after one that asks for less."""
+    from numba_roialign._cuda import launches
+
+    monkeypatch.setattr(launches, "_granted", {})
+    kernel, x = Kernel(), (array(),)
+    for driver.device in (0, 1):
+        for kilobytes in (48, 60, 50, 80):
+            launches.Launch(kernel, 1, 1, kilobytes << 10, x)
+    sizes = [grant for grant in driver.granted if grant[0] == "size"]
+    assert sizes == [("size", size << 10, 7, device) for device in (0, 1) for size in (60, 80)]
+    assert len(driver.granted) == 2 * len(sizes)
+    driver.error = 1
+    with pytest.raises(RuntimeError, match="shared memory"):
+        launches.Launch(kernel, 1, 1, 90 << 10, x)
+
+
 def test_threads_take_turns_in_a_plan(driver):
     """While one thread is with the driver, no other writes where the driver reads."""
     from numba_roialign._cuda.plans import Plan, Planner
@@ -285,7 +311,7 @@ def test_threads_take_turns_in_a_plan(driver):
         return launch(*arguments)
 
     driver.numbers, driver.cuLaunchKernel = 7, slow
-    planner, pointers = Planner(), [4096, 8192]
+    planner, pointers = Planner(0), [4096, 8192]
     planner.launch(Kernel(), 1, 1, 0, array(base=1, pointer=0))
     plan = Plan(planner)
     with ThreadPoolExecutor(2) as pool:

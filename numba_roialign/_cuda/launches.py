@@ -10,6 +10,7 @@ import ctypes
 import functools
 import struct
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 from numba import config, cuda
@@ -29,7 +30,36 @@ MOST_BLOCKS = 65535  # blocks along the second and the third axis
 # How a number of a type is laid out, in eight bytes.
 CODES = {bool: "?7x", int: "q", np.uint32: "I4x", np.float32: "f4x", float: "d", np.float64: "d"}
 
+SHARED_BYTES = 48 << 10  # that any device gives a block
+
 _compiled: dict = {}
+_granted: dict = {}  # shared memory of kernels that asked for more
+
+
+class Limits(NamedTuple):
+    """What a device has for the blocks of a kernel."""
+
+    multiprocessors: int
+    shared_bytes: int  # of each
+    block_bytes: int  # that a block may ask for
+
+
+@functools.lru_cache(64)
+def limits_of(device):
+    """Return what a device has; the simulator is none."""
+    if config.ENABLE_CUDASIM:
+        return Limits(1, SHARED_BYTES, SHARED_BYTES)
+    names, values = driver.CUdevice_attribute, []
+    for name in (
+        names.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+        names.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+        names.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+    ):
+        error, value = driver.cuDeviceGetAttribute(name, device)
+        if error:
+            raise RuntimeError(f"the driver did not say what a device has: {error!r}")
+        values.append(int(value))
+    return Limits(*values)
 
 
 def bounded(threads, blocks):
@@ -117,6 +147,24 @@ class Launch:
             start = ctypes.addressof(self.numbers)
             self.pointers = (ctypes.c_void_p * count)(*range(start, start + 8 * count, 8))
             self.sizes = *three(blocks), *three(threads), shared
+            if shared > SHARED_BYTES:
+                self.ask_for(shared)
+
+    def ask_for(self, shared):
+        """Let the kernel's blocks have more shared memory than any device gives."""
+        device = current_device()
+        if shared <= _granted.get((self.handle, device), 0):
+            return  # never less than a launch that is kept will ask for
+        names = driver.CUfunction_attribute
+        for name, value in [
+            (names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared),
+            (names.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100),  # percent
+        ]:
+            # Numba's handle is of a library's kernel, of which each device has a function.
+            (error,) = driver.cuKernelSetAttribute(name, value, self.handle, device)
+            if error:
+                raise RuntimeError(f"the driver did not give a kernel shared memory: {error!r}")
+        _granted[self.handle, device] = shared
 
     def make(self, stream, origins=()):
         """Launch the kernel; `origins` are the addresses of the bases that arrays count from.
