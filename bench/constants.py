@@ -2,6 +2,7 @@
 
     python -m bench.constants THREADS=128,256
     python -m bench.constants BLOCKS=512,1024 --only fpn_p3_s2 "crop_*"
+    python -m bench.constants BINS_OF_PIXEL=0.25,1e9  # bands of the map in shared memory, or none
 
 All is timed in one process, in turn, without checks and without peers: half a minute for a constant
 and all workloads, where time on a device is short. What it says is for choosing; what is published
@@ -11,6 +12,7 @@ comes from ``python -m bench``.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from fnmatch import fnmatch
 
@@ -23,7 +25,7 @@ ROUNDS, CALLS = 5, 20
 def assignment(text):
     """Return the name of a constant and the values to try."""
     name, _, values = text.partition("=")
-    return name, [int(value) for value in values.split(",")]
+    return name, [json.loads(value) for value in values.split(",")]
 
 
 def parse(argv=None):
@@ -41,11 +43,13 @@ def parse(argv=None):
 def use(name, value):
     """Set a constant, and forget what was planned with another."""
     from numba_roialign import _repeats
-    from numba_roialign._cuda import average, plans
+    from numba_roialign._cuda import average, banded, plans
 
-    if not hasattr(average, name):
+    owners = [module for module in (average, banded) if hasattr(module, name)]
+    if not owners:
         raise SystemExit(f"there is no constant named {name}")
-    setattr(average, name, value)
+    for module in owners:
+        setattr(module, name, value)
     plans.plan_of.cache_clear()
     _repeats.repeats_of.cache_clear()
 

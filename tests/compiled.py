@@ -115,13 +115,22 @@ def barrier():
 
 
 class Driver:
-    """What launches ask the driver for."""
+    """What launches ask the driver for: of a device with two multiprocessors."""
+
+    CUdevice_attribute = SimpleNamespace(
+        CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT=2,
+        CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR=48 << 10,
+        CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN=48 << 10,
+    )
 
     def __init__(self):
         self.kernels, self.handles = [], {}
 
     def cuCtxGetDevice(self):
         return 0, 0
+
+    def cuDeviceGetAttribute(self, attribute, device):
+        return 0, attribute
 
     def cuLaunchKernel(self, handle, *rest):
         *sizes, shared, _, parameters, extra = rest

@@ -85,7 +85,14 @@ class Cuda(Target):
 
     def __init__(self):
         if SIMULATOR or COMPILED:
-            from numba_roialign._cuda import average, box_tables, gradient, launches
+            from numba_roialign._cuda import (
+                average,
+                banded,
+                bands,
+                box_tables,
+                gradient,
+                launches,
+            )
 
             # So that small arrays take several blocks, parts, rounds and tiles, and every kernel.
             launches.THREADS_PER_BLOCK = 16
@@ -93,6 +100,10 @@ class Cuda(Target):
             average.BLOCKS, average.MORE_BLOCKS, average.RESIDENT = 4, 8, 200
             average.TAPS_OF_LANE = box_tables.TAPS_OF_LANE = 2
             average.WIDE_TAPS, average.SHORT_ROW = 5, 4
+            bands.LISTED, banded.BAND_THREADS, banded.MOST_PARTS = 5, 12, 2
+            banded.LEAST_ROWS = banded.BEYOND = 1
+            banded.MOST_TAPS, banded.LEAST_OUTPUTS = 5, 200
+            banded.RESERVED_BYTES = (24 << 10) - 1000  # a band has 62 pixels of four channels
             gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 4
             gradient.THREADS, gradient.BLOCKS = 4, 1
             gradient.SUM_NUMBERS, gradient.LISTERS = 8, 2

@@ -18,6 +18,7 @@ CAPABILITIES = [(7, 5), (8, 0), (9, 0)]
 MOST_REGISTERS = 80
 # Samples and their numbers, kept apart; and 16 values on their way at once.
 MORE_REGISTERS = ("schedule_maxima", "schedule_winners", "schedule_wide", "schedule_tabled")
+FLOATS_ALONE = ("schedule_homes", "schedule_bands", "schedule_wide_bands")  # of float64, walks
 MOVES = ("schedule_tiles", "schedule_zeros")  # kernels without arithmetic on numbers
 
 
@@ -54,7 +55,7 @@ def toolchain():
 class Notes:
     """What calls queue their work on: it notes the kernels and what they are launched with."""
 
-    stream = None
+    stream, device = None, 0
 
     def __init__(self):
         self.launches = {}
@@ -80,11 +81,14 @@ def device_array(shape, dtype):
 
 def launches_of(dtype, monkeypatch):
     """Return all kernels by name, with arguments as calls on features of a dtype launch them."""
-    from numba_roialign._cuda import target
+    from numba_roialign._cuda import banded, target
+    from numba_roialign._cuda.launches import Limits
     from numba_roialign._geometry import Sampling
     from numba_roialign._kernels import MAX
     from numba_roialign.conventions import TORCHVISION
 
+    monkeypatch.setattr(target, "limits_of", lambda _: Limits(100, 200 << 10, 200 << 10))
+    monkeypatch.setattr(banded, "BINS_OF_PIXEL", np.inf)
     queue, sampling = Notes(), Sampling(2, 40, 50, 7, 7, 0.5, 0.5, 2, 2, 99)
     rois = device_array((9, 5), "float32")
     out_rois = device_array((9, 5), "float64" if dtype == "float64" else "float32")
@@ -113,6 +117,11 @@ def launches_of(dtype, monkeypatch):
     large = how._replace(sampling=sampling._replace(output_height=3000))
     pooled = device_array((9, 3, 3000, 7), dtype)
     target.queue_pooling(queue, features, rois, pooled, None, large)
+    # And by bands of the map, which suit many boxes.
+    monkeypatch.setattr(banded, "BINS_OF_PIXEL", 0)
+    pooled = device_array((100_000, 3, 7, 7), dtype)
+    target.queue_pooling(queue, features, many, pooled, None, how)
+    target.queue_pooling(queue, wide, many, pooled, None, adaptive)
     target.queue_zeros(queue, features)
     monkeypatch.setattr(target, "fetch", lambda images, _: np.zeros(images.shape))
     assert target.first_invalid(rois, how, queue) is None
@@ -190,7 +199,8 @@ def combinations():
         for capability in CAPABILITIES:
             yield kernel, "float16" if halves_alone else "float32", capability
         if not halves_alone:
-            yield kernel, "float64", (8, 0)
+            if kernel not in FLOATS_ALONE:
+                yield kernel, "float64", (8, 0)
             if {"features", "grad", "out"} & set(parameters) and kernel != "schedule_sums":
                 yield kernel, "float16", (8, 0)
                 yield kernel, "bfloat16", (8, 0)

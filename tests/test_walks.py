@@ -1,5 +1,6 @@
 """The kernels of an average on a device: which one pools what, and that all give the same."""
 
+import re
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -13,13 +14,14 @@ from numba_roialign._taps import bin_of_taps, pad_bin
 from . import reference
 from .conftest import random_features, random_rois
 
+BANDS = {"BINS_OF_PIXEL": 0, "LEAST_OUTPUTS": 0}
 needs_cuda = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="needs numba-cuda")
 
 
 @pytest.fixture
 def patched(monkeypatch):
     """Return a function that sets constants of a module of kernels, and forgets kept plans."""
-    from numba_roialign._cuda import average, plans
+    from numba_roialign._cuda import average, banded, plans, target
     from numba_roialign._repeats import repeats_of
 
     def forget():
@@ -29,7 +31,8 @@ def patched(monkeypatch):
     def patch(**constants):
         forget()
         for name, value in constants.items():
-            monkeypatch.setattr(average, name, value)
+            for module in [module for module in (average, banded, target) if hasattr(module, name)]:
+                monkeypatch.setattr(module, name, value)
 
     yield patch
     forget()
@@ -84,33 +87,101 @@ def test_the_kernel_of_a_call(shape, rois, bins, samples, layout, name, dtype):
     assert own.shared_bytes <= average.SHARED_BYTES
 
 
+@pytest.mark.only("cpu")
+@needs_cuda
+@pytest.mark.parametrize(
+    ("shape", "rois", "bins", "samples", "kernel"),
+    [
+        ((1, 256, 200, 304), 1000, 7, 2, "schedule_bands"),
+        ((1, 256, 200, 304), 1000, 7, 0, "schedule_wide_bands"),
+        ((1, 256, 25, 38), 300, 7, 2, "schedule_bands"),
+        ((2, 1023, 50, 76), 300, 14, 0, "schedule_wide_bands"),
+        ((4, 3, 600, 512), 256, 96, 1, "schedule_bands"),
+        ((1, 64, 50, 76), 8, 7, 2, None),  # few results
+        ((4, 256, 200, 304), 600, 7, 2, None),  # few boxes for such maps
+        ((1, 64, 100, 20_000), 90_000, 7, 2, None),  # rows too long
+    ],
+)
+def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
+    from numba_roialign._cuda import banded
+    from numba_roialign._cuda.launches import Limits
+    from numba_roialign._geometry import Sampling
+
+    images, channels, height, width = shape
+    sampling = Sampling(
+        images, height, width, bins, bins, 1.0, 1.0, samples, samples, most_samples=1 << 30
+    )
+    geometry, limits = (sampling, None, np.float32(0)), Limits(132, 228 << 10, 227 << 10)
+    boxes = SimpleNamespace(shape=(rois, 5))
+    assert banded.suits(boxes, geometry, channels, limits) == (kernel is not None)
+    if kernel is None:
+        return
+    queue = SimpleNamespace(empty=lambda shape, dtype: np.empty(shape, dtype))
+    own = banded.Banded(boxes, geometry, queue, 1 << 26, channels, True, limits)
+    assert own.kernel.py_func.__name__ == kernel
+    bands, (units, parts) = own.divide(rois)
+    # No image, row, channel or row of bins is left out.
+    assert units == images * bands.count * bands.groups
+    assert bands.count * bands.step >= height
+    assert bands.rows >= min(height, bands.step)
+    assert bands.groups * bands.quads * banded.QUAD >= channels
+    assert bands.all == rois * bins
+    assert parts * bands.share >= bands.all
+    assert bands.quads * bins <= banded.BAND_THREADS
+    # Two blocks fit a multiprocessor, their lists and what it takes itself included.
+    number_bytes = 4 * banded.QUAD * bands.quads * bands.rows * width
+    assert banded.BLOCKS * (number_bytes + (9 << 10) + 1024) <= limits.shared_bytes
+
+
 @pytest.mark.only("cuda")
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("sampling", [2, 5, -1])
 @pytest.mark.parametrize(
-    "constants",
+    ("kernels", "constants"),
     [
-        {"RESIDENT": 0},  # a thread walks down a column of bins
-        {"RESIDENT": 1 << 30, "WIDE_TAPS": 99},  # a thread for each bin
-        {"STAGED_BYTES": 0, "RESIDENT": 0},  # written where it is summed
-        {"narrowed_within": lambda strides, _: strides},  # offsets of 64 bits
-        {"WIDE_TAPS": 1, "TAPS_OF_LANE": 1},  # shared by columns
-        {"SHARED_BYTES": 0},  # tables in the device's memory
-        {"SHARED_BYTES": 0, "WIDE_TAPS": 1},
+        pytest.param("boxes|wide", {"RESIDENT": 0}, id="columns of bins"),
+        pytest.param("few", {"RESIDENT": 1 << 30, "WIDE_TAPS": 99}, id="few"),
+        pytest.param("boxes|wide", {"STAGED_BYTES": 0, "RESIDENT": 0}, id="not staged"),
+        pytest.param("", {"narrowed_within": lambda strides, _: strides}, id="offsets of 64 bits"),
+        pytest.param("wide", {"WIDE_TAPS": 1, "TAPS_OF_LANE": 1}, id="shared by columns"),
+        pytest.param("tabled", {"SHARED_BYTES": 0}, id="tabled"),
+        pytest.param("tabled", {"SHARED_BYTES": 0, "WIDE_TAPS": 1}, id="tabled, shared"),
+        pytest.param("bands", BANDS, id="bands"),
+        pytest.param(
+            "bands", BANDS | {"BIN_COSTS": {2: 1}, "RESERVED_BYTES": 22_000}, id="two quads"
+        ),
+        pytest.param("bands", BANDS | {"RESERVED_BYTES": 0}, id="whole maps"),
+        pytest.param("tabled", BANDS | {"MOST_TAPS": 3}, id="large boxes apart"),
+        pytest.param("bands", BANDS | {"BATCH_BYTES": 1}, id="bands for each box"),
+        pytest.param(
+            "bands", BANDS | {"narrowed_within": lambda strides, _: strides}, id="bands, 64 bits"
+        ),
     ],
-    ids=["boxes", "few", "unstaged", "long strides", "wide", "tabled", "wide tabled"],
 )
-def test_every_kernel_pools_the_same(target, rng, patched, constants, sampling, layout):
+def test_every_kernel_pools_the_same(
+    target, rng, patched, monkeypatch, constants, kernels, sampling, layout
+):
+    from numba_roialign._cuda import average, banded
+
+    def noted(kernel, *rest):
+        launched.append(kernel.py_func.__name__ if hasattr(kernel, "py_func") else kernel.__name__)
+        return configured(kernel, *rest)
+
+    launched, configured = [], average.configured
     shape = (2, 6, 8, 17)
     features, rois = random_features(rng, shape), random_rois(rng, 5, shape)
     expected = reference.roi_align(features, rois, (3, 2), 1.0, sampling)
     if layout == "NHWC":
         features, expected = (np.moveaxis(values, 1, 3).copy() for values in (features, expected))
-    patched(**constants)
+    patched(**{"BINS_OF_PIXEL": np.inf, **constants})
+    for module in (average, banded):
+        monkeypatch.setattr(module, "configured", noted)
     found = roi_align(
         target.array(features), target.array(rois), (3, 2), 1.0, sampling, layout=layout
     )
     target.assert_matches(found, expected, features, rois)
+    if layout == "NCHW":
+        assert any(re.search(f"schedule_.*({kernels})", name) for name in launched), launched
 
 
 @pytest.mark.only("cpu")

@@ -52,20 +52,34 @@ def ceil_div(size, by):
     return -(-size // by)
 
 
+def batches_of(tables, rois):
+    """Give the batches of RoIs for which there are tables: the first, and how many."""
+    rows = tables.head.shape[0]
+    for start in range(0, rois.shape[0], rows):
+        yield start, min(rows, rois.shape[0] - start)
+
+
+def most_taps(bins, samples, length):
+    """Return how many taps a bin of an axis can have whose box lies in the map."""
+    return 2 * samples if samples > 0 else length // bins + 3
+
+
 class Average:
     """The average of a call's boxes: its kernel, how this divides boxes, and tables."""
 
-    def __init__(self, rois, geometry, queue, batch_bytes, channels, is_last, is_packed):
+    def __init__(
+        self, rois, geometry, queue, batch_bytes, channels, is_last, is_packed, tables=None
+    ):
         self.rois, self.queue, self.channels = rois, queue, channels
         self.is_last, self.is_packed = is_last, is_packed
         self.sampling, self.convention, self.zero = geometry
         self.bins = self.sampling.output_height, self.sampling.output_width
         self.slots, number = capacities(self.sampling), self.zero.dtype
-        self.kernel = self.choose()
+        self.kernel = self.choose() if tables is None else schedule_tabled
         before = self.divide()
         if self.kernel is schedule_tabled:
             self.shared_bytes = before * number.itemsize
-            self.tables = empty_tables(
+            self.tables = tables or empty_tables(
                 queue.empty, rois.shape[0], self.sampling, number, batch_bytes
             )
         else:
@@ -73,9 +87,8 @@ class Average:
 
     def most_taps(self):
         """Return how many taps a bin of a row can have whose box lies in the map."""
-        if self.sampling.samples_x > 0:
-            return 2 * self.sampling.samples_x
-        return self.sampling.width // self.sampling.output_width + 3
+        sampling = self.sampling
+        return most_taps(sampling.output_width, sampling.samples_x, sampling.width)
 
     @property
     def is_wide(self):
@@ -152,24 +165,31 @@ class Average:
 
     def pool(self, source, target):
         """Pool all boxes; `source` and `target` are a flat array and its strides each."""
-        (features, strides), rois, zero = source, self.rois, self.zero
-        sizes = self.channels, self.sampling.height, self.sampling.width
-        source = features, narrowed_within(strides, sizes)
+        rois, zero, source = self.rois, self.zero, self.narrowed(source)
         how = self.sampling, self.convention, self.slots
         if self.kernel is not schedule_tabled:
             self.configured(self.kernel, rois.shape[0])(
                 *source, rois, *how, self.places, self.division, zero, *target, self.channels
             )
             return
-        rows = self.tables.head.shape[0]
-        for start in range(0, rois.shape[0], rows):
-            count = min(rows, rois.shape[0] - start)
+        for start, count in batches_of(self.tables, rois):
             configured(schedule_tables, count, min(THREADS, sum(self.bins)), self.queue)(
                 rois, start, *how, int(self.division.lanes), self.tables, zero
             )
-            self.configured(schedule_tabled, count)(
-                *source, self.tables, start, self.bins, self.division, zero, *target, self.channels
-            )
+            self.pool_batch(source, target, start, count)
+
+    def narrowed(self, source):
+        """Return a flat array and its strides, in 32 bits where an image reaches no further."""
+        features, strides = source
+        sizes = self.channels, self.sampling.height, self.sampling.width
+        return features, narrowed_within(strides, sizes)
+
+    def pool_batch(self, source, target, start, count):
+        """Pool boxes by tables that are filled."""
+        self.configured(schedule_tabled, count)(
+            *source, self.tables, start, self.bins, self.division, self.zero,
+            *target, self.channels,
+        )  # fmt: skip
 
     def configured(self, kernel, rois):
         """Return a function that launches a kernel on some boxes."""

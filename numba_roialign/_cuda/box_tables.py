@@ -16,6 +16,7 @@ first_slot = cuda.jit(device=True)(_taps.first_slot)
 pad_bin = cuda.jit(device=True)(_taps.pad_bin)
 
 AT_ONCE = 2  # taps of a row of pixels that are read at once: a bin of x has a multiple of them
+POOLED = -1  # in place of a box's lanes: it is pooled elsewhere
 TAPS_OF_LANE = 8  # of a wide bin's rows, for each thread that shares it
 
 
@@ -34,10 +35,22 @@ class Table(NamedTuple):
     would be clamped again, in 12 instructions, wherever it is read.
     """
 
-    head: np.ndarray  # (2,) intp: the image, or -1; and the threads that may share a bin, or 0
+    # (2,) intp: the image, or -1; and the threads that may share a bin, or 0, or `POOLED`
+    head: np.ndarray
     words: np.ndarray  # uint32, for then an address is one multiply: bounds and pixels
     numbers: np.ndarray  # in the accumulator's type: weights
     places: Places
+
+
+class Tables(NamedTuple):
+    """Tables in the device's memory, one after the other in the same arrays."""
+
+    head: np.ndarray  # (rows, 2)
+    words: np.ndarray
+    numbers: np.ndarray
+    places: Places  # of the first
+    words_apart: int  # from one table to the next; in 32 bits
+    numbers_apart: int
 
 
 @cuda.jit(device=True)
@@ -51,8 +64,14 @@ def shared_table(places, zero):
 
 @cuda.jit(device=True)
 def table_of(tables, row):
-    """Return one of several tables."""
-    return Table(tables.head[row], tables.words[row], tables.numbers[row], tables.places)
+    """Return one of several tables: its numbers are places in the arrays of all."""
+    words, numbers = np.uint32(row * tables.words_apart), np.uint32(row * tables.numbers_apart)
+    places = Places(
+        np.uint32(tables.places.bounds + words),
+        np.uint32(tables.places.pixels + words),
+        np.uint32(tables.places.weights + numbers),
+    )
+    return Table(tables.head[np.intp(row)], tables.words, tables.numbers, places)
 
 
 @cuda.jit(device=True)
@@ -97,18 +116,19 @@ def fill_table(table, rois, n, sampling, convention, slots, most_lanes, zero):
 @cuda.jit(device=True)
 def bounds_of(table, p):
     """Return the first of a bin's slots, and the one after the last."""
-    place = table.places.bounds + np.uint32(2) * np.uint32(p)
-    return table.words[place], table.words[place + np.uint32(1)]
+    place = np.uintp(np.uint32(table.places.bounds + np.uint32(np.uint32(2) * np.uint32(p))))
+    return table.words[place], table.words[place + np.uintp(1)]
 
 
 @cuda.jit(device=True)
-def pixel_of(table, slot):
-    return table.words[table.places.pixels + slot]
+def pixel_of(table, slot, further=0):
+    """Return the pixel of a slot, or of one that is a constant number of slots further."""
+    return table.words[np.uintp(np.uint32(table.places.pixels + slot)) + np.uintp(further)]
 
 
 @cuda.jit(device=True)
-def weight_of(table, slot):
-    return table.numbers[table.places.weights + slot]
+def weight_of(table, slot, further=0):
+    return table.numbers[np.uintp(np.uint32(table.places.weights + slot)) + np.uintp(further)]
 
 
 @cuda.jit(device=True)
@@ -120,9 +140,9 @@ def is_pooled(table):
 @cuda.jit
 def schedule_tables(rois, start, sampling, convention, slots, most_lanes, tables, zero):
     """Fill the tables of the RoIs from `start` on, a block for each."""
-    row = np.intp(cuda.blockIdx.x)
+    row = np.uint32(cuda.blockIdx.x)
     table = table_of(tables, row)
-    fill_table(table, rois, start + row, sampling, convention, slots, most_lanes, zero)
+    fill_table(table, rois, start + np.intp(row), sampling, convention, slots, most_lanes, zero)
 
 
 def capacities(sampling):
@@ -149,9 +169,11 @@ def empty_tables(empty, rois, sampling, number, batch_bytes):
     slots, bins = sum(capacities(sampling)), sampling.output_height + sampling.output_width
     row_bytes = slots * (4 + number.itemsize) + 8 * bins + 16
     rows = max(1, min(rois, batch_bytes // row_bytes))
-    return Table(
+    apart = 2 * bins + slots, slots
+    return Tables(
         empty((rows, 2), np.intp),
-        empty((rows, 2 * bins + slots), np.uint32),
-        empty((rows, slots), number),
+        empty(rows * apart[0], np.uint32),
+        empty(rows * apart[1], number),
         Places(*map(np.uint32, (0, 2 * bins, 0))),
+        *map(np.uint32, apart),
     )

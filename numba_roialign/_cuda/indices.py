@@ -18,6 +18,14 @@ def split(item, size):
     return quotient, np.uint32(item - quotient * size)
 
 
+@cuda.jit(device=True)
+def this_thread():
+    """Return the number of this thread in its block, and how many there are."""
+    across = np.uint32(cuda.blockDim.x)
+    thread = np.uint32(np.uint32(cuda.threadIdx.x) + np.uint32(cuda.threadIdx.y) * across)
+    return thread, np.uint32(across * np.uint32(cuda.blockDim.y))
+
+
 def narrowed(strides):
     """Return the strides of rows and columns as 32 bits, where they fit.
 

@@ -24,8 +24,8 @@ class TooLong(Exception):
 class Planner:
     """What a call's launches go to, and its scratch comes from, while they are taken down."""
 
-    def __init__(self):
-        self.launches, self.size = [], 0
+    def __init__(self, device):
+        self.device, self.launches, self.size = device, [], 0
 
     def empty(self, shape, dtype):
         """Return a place in the scratch that there will be."""
@@ -71,7 +71,7 @@ call_of = functools.lru_cache(1024)(Call)
 @functools.lru_cache(1024)
 def plan_of(call, device):
     """Return the plan of a call on a device; None where it is too long."""
-    planner = Planner()
+    planner = Planner(device)
     arrays = [
         None if look is None else DeviceArray(0, *look, base=base)
         for base, look in enumerate(call.looks, start=1)

@@ -13,10 +13,11 @@ from .._kernels import AVERAGE, Strides
 from . import elements, plans
 from .arrays import check_result, fetch, flat_result, flat_view
 from .average import Average
+from .banded import Banded, suits
 from .boxes import join_boxes, row_of, stack_boxes
 from .gradient import Tiles, schedule_gradient, schedule_winners
 from .indices import narrowed
-from .launches import over
+from .launches import limits_of, over
 from .tables import Tables, typed_geometry
 
 __all__ = ["box_backward", "clear", "join_boxes", "pool", "pool_backward", "stack_boxes"]
@@ -80,8 +81,11 @@ def queue_pooling(queue, features, rois, out, argmax, how):
     if how.mode == AVERAGE:
         is_last = source[1].channel == 1 and channels > 1
         is_packed = target[1].row == out.shape[-1] * target[1].column
-        boxes = Average(rois, geometry, queue, how.batch_bytes, channels, is_last, is_packed)
-        boxes.pool(source, target)
+        call, limits = (rois, geometry, queue, how.batch_bytes, channels), limits_of(queue.device)
+        if not is_last and suits(rois, geometry, channels, limits):
+            Banded(*call, is_packed, limits).pool(source, target)
+        else:
+            Average(*call, is_last, is_packed).pool(source, target)
         return
     tables = Tables(rois, geometry, queue, how.batch_bytes, samples=True)
     if argmax is not None:

@@ -27,6 +27,7 @@ from numba import cuda
 from .. import _kernels
 from .box_tables import (
     AT_ONCE,
+    POOLED,
     bounds_of,
     fill_table,
     is_pooled,
@@ -35,7 +36,7 @@ from .box_tables import (
     table_of,
     weight_of,
 )
-from .indices import split
+from .indices import split, this_thread
 from .launches import bounded
 from .lines import HELD, Held, bin_sum, held_lines, hold, weighted_lines
 
@@ -94,14 +95,6 @@ def place_of(division, lanes):
         return Place(lane, x, column, walk, walk < division.walks)
     group, walk = split(number, division.walks)
     return Place(lane, group, x, walk, group < division.groups)
-
-
-@cuda.jit(device=True)
-def this_thread():
-    """Return the number of this thread in its block, and how many there are."""
-    across = np.uint32(cuda.blockDim.x)
-    thread = np.uint32(np.uint32(cuda.threadIdx.x) + np.uint32(cuda.threadIdx.y) * across)
-    return thread, np.uint32(across * np.uint32(cuda.blockDim.y))
 
 
 @cuda.jit(device=True)
@@ -353,9 +346,11 @@ def schedule_few(
 def schedule_tabled(
     features, strides, tables, start, bins, division, zero, out, out_strides, channels
 ):
-    """As `schedule_wide`, by tables that are filled."""
-    numbers, row = cuda.shared.array(0, tables.numbers.dtype), np.intp(cuda.blockIdx.x)
-    pool_box(
-        features, strides, table_of(tables, row), start + row, bins, division, numbers, zero,
-        out, out_strides, channels, True,
-    )  # fmt: skip
+    """As `schedule_wide`, by tables that are filled, but for boxes that are pooled elsewhere."""
+    numbers, row = cuda.shared.array(0, tables.numbers.dtype), np.uint32(cuda.blockIdx.x)
+    table = table_of(tables, row)
+    if table.head[1] != POOLED:
+        pool_box(
+            features, strides, table, start + np.intp(row), bins, division, numbers, zero,
+            out, out_strides, channels, True,
+        )  # fmt: skip

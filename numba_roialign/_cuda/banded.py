@@ -1,0 +1,127 @@
+"""The average of many boxes on a device by bands of the map: when, and how blocks divide them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .average import Average, batches_of, ceil_div, most_taps
+from .bands import BAND_THREADS, QUAD, Bands, schedule_bands, schedule_homes, schedule_wide_bands
+from .box_tables import capacities, empty_tables
+from .indices import narrowed
+from .launches import configured
+from .lines import HELD
+
+BLOCKS = 2  # of a multiprocessor, which share its memory
+RESERVED_BYTES = 10 << 10  # of each block's: its list, and what the device itself takes
+BEYOND = 3  # rows of the next band that a band has too: those that most of its bins may tap
+LEAST_ROWS = 4  # that begin in a band: with fewer, most of what is packed is packed twice
+BINS_OF_PIXEL = 1 / 6  # of a channel, from which on packing all of the maps is worth it
+LEAST_OUTPUTS = 1 << 20  # of a call: of few, a second launch is most of the time
+# Taps of a bin along an axis. With more, a band has not its rows, and several threads share it.
+MOST_TAPS = 12
+NEVER = 1 << 31  # taps
+# What a bin of a quad costs, in pixels packed, where so many threads share it: by the conflicts of
+# banks, and by the pieces in which it is written.
+BIN_COSTS = {1: 5, 2: 4.3, 4: 3.7}
+MOST_QUADS = 4  # of channels, of a block
+UNEVEN = 1.25  # bins of the fullest of several bands, by the mean
+MOST_PARTS = 16  # of the boxes: each packs its bands anew
+FILLERS = 128  # threads of a box that fill its table, at most
+
+
+def rows_of(sampling, pixel_bytes, limits):
+    """Return how many rows fit a band; 0 where they are too few to be worth it."""
+    room = min(limits.shared_bytes // BLOCKS, limits.block_bytes) - RESERVED_BYTES
+    rows = min(sampling.height, room // (pixel_bytes * sampling.width))
+    return rows if rows >= min(sampling.height, LEAST_ROWS + BEYOND) else 0
+
+
+def suits(rois, geometry, channels, limits):
+    """Say whether packing all pixels of the maps is worth it, and bands have room."""
+    sampling, _, zero = geometry
+    bins = rois.shape[0] * sampling.output_height * sampling.output_width
+    return (
+        zero.dtype == "float32"  # float64 would spill
+        and bins >= BINS_OF_PIXEL * sampling.images * sampling.height * sampling.width
+        and bins * channels >= LEAST_OUTPUTS
+        and sampling.output_width <= BAND_THREADS
+        and rows_of(sampling, QUAD * zero.dtype.itemsize, limits) > 0
+    )
+
+
+class Banded:
+    """The average of a call's boxes by bands: how blocks divide these, and tables."""
+
+    def __init__(self, rois, geometry, queue, batch_bytes, channels, is_packed, limits):
+        self.rois, self.queue, self.channels, self.limits = rois, queue, channels, limits
+        self.sampling, self.convention, self.zero = geometry
+        self.bins = self.sampling.output_height, self.sampling.output_width
+        self.slots, number = capacities(self.sampling), self.zero.dtype
+        self.tables = empty_tables(queue.empty, rois.shape[0], self.sampling, number, batch_bytes)
+        self.homes = queue.empty(self.tables.head.shape[0] * self.bins[0], np.uint32)
+        self.large = Average(
+            rois, geometry, queue, batch_bytes, channels, False, is_packed, self.tables
+        )
+        is_held = 0 < 2 * self.sampling.samples_x <= HELD
+        self.kernel = schedule_bands if is_held else schedule_wide_bands
+
+    def has_large(self):
+        """Say whether a box that lies in the map can have bins of more than `MOST_TAPS`."""
+        sampling, (height, width) = self.sampling, self.bins
+        down = most_taps(height, sampling.samples_y, sampling.height)
+        return max(down, most_taps(width, sampling.samples_x, sampling.width)) > MOST_TAPS
+
+    def rows(self, quads):
+        """Return how many rows fit a band of so many quads of channels; 0 if it cannot be."""
+        most = min(MOST_QUADS, 2 * ceil_div(self.channels, QUAD) - 1, BAND_THREADS // self.bins[1])
+        if quads > most:
+            return 0
+        return rows_of(self.sampling, quads * QUAD * self.zero.dtype.itemsize, self.limits)
+
+    def divisions(self, rois):
+        """Give ways to divide maps and so many RoIs: first how long each may take.
+
+        That is the pixels and bins of a block, times how often all multiprocessors get blocks.
+        """
+        height, width, images = self.sampling.height, self.sampling.width, self.sampling.images
+        at_once, work = BLOCKS * self.limits.multiprocessors, rois * self.bins[0]
+        for quads, bin_cost in BIN_COSTS.items():
+            fit, groups = self.rows(quads), ceil_div(self.channels, QUAD * quads)
+            if not fit:
+                continue
+            least = 1 if fit == height else ceil_div(height, fit - BEYOND)
+            for wanted in range(least, 2 * least + 1):
+                step = ceil_div(height, wanted)
+                count, rows = ceil_div(height, step), min(height, step + BEYOND)
+                units = images * count * groups
+                for parts in range(1, min(MOST_PARTS, work) + 1):
+                    bins = work * self.bins[1] / (images * count * parts)
+                    bins *= 1 if count == 1 else UNEVEN
+                    cost = quads * (rows * width + bin_cost * bins)
+                    numbers = count, step, rows, quads, groups, ceil_div(work, parts)
+                    yield ceil_div(units * parts, at_once) * cost, (units, parts), numbers
+
+    def divide(self, rois):
+        """Return how blocks divide the maps and so many RoIs, and how many blocks there are."""
+        _, blocks, numbers = min(self.divisions(rois))
+        size, work = (self.sampling.height, self.sampling.width), rois * self.bins[0]
+        return Bands(*map(np.uint32, (*size, *numbers, work))), blocks
+
+    def pool(self, source, target):
+        """Pool all boxes; `source` and `target` are a flat array and its strides each."""
+        rois, (out, out_strides), source = self.rois, target, self.large.narrowed(source)
+        most = np.uint32(MOST_TAPS if self.has_large() else NEVER)
+        how = self.sampling, self.convention, self.slots, int(self.large.division.lanes), most
+        result, fillers = (out, narrowed(out_strides)), min(FILLERS, sum(self.bins))
+        for start, count in batches_of(self.tables, rois):
+            bands, blocks = self.divide(count)
+            across = int(bands.quads) * self.bins[1]
+            threads = across, BAND_THREADS // across
+            numbers = int(bands.rows) * self.sampling.width * int(bands.quads) * QUAD
+            call = self.tables, bands, self.homes, self.zero, *result, self.channels
+            configured(schedule_homes, count, fillers, self.queue)(rois, start, *how, *call)
+            configured(
+                self.kernel, blocks, threads, self.queue, numbers * self.zero.dtype.itemsize
+            )(*source, start, self.bins, *call)
+            if self.has_large():
+                self.large.pool_batch(source, target, start, count)

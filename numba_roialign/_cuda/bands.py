@@ -1,0 +1,371 @@
+"""The CUDA schedule of an average of many boxes: a block for a band of the map and some channels.
+
+Boxes that lie on each other read the same pixels again and again, each time by way of the L2 cache.
+Here a block packs some rows of the map into shared memory, four channels of a pixel side by side,
+and pools from there whatever bins begin in its band: a tap of four channels is one load. Rows that
+a bin taps beyond the band are read from the map.
+
+Neighbouring threads take the next four channels of a bin, and then the next bin.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import config, cuda
+
+from .. import _kernels
+from .box_tables import (
+    AT_ONCE,
+    POOLED,
+    bounds_of,
+    fill_table,
+    is_pooled,
+    pixel_of,
+    table_of,
+    weight_of,
+)
+from .indices import split, this_thread
+from .launches import bounded
+from .lines import HELD
+
+element_at = cuda.jit(device=True)(_kernels.element_at)
+
+QUAD = 4  # channels of a thread, for float32 are 16 bytes: it loads no more at once
+PIXELS = 4  # of a quad, that a thread reads at once to pack them
+READ = PIXELS * QUAD
+BAND_THREADS = 448  # of a block, at most: 64 times 7 bins; two blocks fit a multiprocessor
+LISTED = 1024  # rows of bins that a block knows of at a time
+NO_BAND = np.uint32(0xFFFFFFFF)
+
+
+class Bands(NamedTuple):
+    """How blocks divide a map and its boxes. In 32 bits."""
+
+    height: int  # of the map
+    width: int
+    count: int  # bands of an image
+    step: int  # rows from where one begins to where the next does
+    rows: int  # of a band, at most: it has those of the next that its bins may tap too
+    quads: int  # of channels, of a block: as many threads share a bin
+    groups: int  # of such
+    share: int  # rows of bins, of a block
+    all: int  # rows of bins, of all boxes
+
+
+class Band(NamedTuple):
+    """A band in shared memory, and what it is of the map."""
+
+    numbers: np.ndarray  # (rows * width * quads * QUAD,), in the accumulator's type
+    first: int  # its first row of the map
+    rows: int
+    width: int
+    quads: int
+    start: int  # of its image
+    channel: int  # the first
+    channels: int  # of the map
+
+
+class Quad(NamedTuple):
+    """The channels of a thread."""
+
+    number: int  # of the band's
+    channel: int  # the first
+    start: int  # where this begins in the map
+    there: int  # channels, of four; none behind the last of the map
+
+
+if config.ENABLE_CUDASIM:  # which knows no alignment
+
+    @cuda.jit(device=True)
+    def asked_for(kind):
+        return (cuda.shared.array(0, kind),)
+
+else:
+
+    @cuda.jit(device=True)
+    def asked_for(kind):
+        """Return the shared memory that a launch asks for, aligned to loads of 16 bytes.
+
+        It is in a tuple, for an array alone Numba returns only if it is an argument.
+        """
+        return (cuda.shared.array(0, kind, 16),)
+
+
+@cuda.jit(device=True)
+def band_of(unit, bands, strides, channels, numbers):
+    """Return the band of a block, still to be packed, and its number among the map's."""
+    number, group = split(unit, bands.groups)
+    image, place = split(number, bands.count)
+    first = np.uint32(place * bands.step)
+    start = np.uintp(image) * np.uintp(strides.image)
+    channel = np.uint32(group * bands.quads * QUAD)
+    return Band(
+        numbers, first, bands.rows, bands.width, bands.quads, start, channel, np.uint32(channels)
+    ), number
+
+
+@cuda.jit(device=True)
+def quad_of(band, number, strides):
+    """Return the channels of a quad of a band."""
+    channel, there = np.uint32(band.channel + number * QUAD), np.uint32(0)
+    if channel < band.channels:
+        there = np.uint32(min(np.uint32(QUAD), np.uint32(band.channels - channel)))
+    start = band.start + np.uintp(channel) * np.uintp(strides.channel)
+    return Quad(np.uint32(number), channel, start, there)
+
+
+@cuda.jit(device=True)
+def pack_quad(features, strides, band, rows, quad, starts, values):
+    """Read `rows` of a quad into shared memory: several pixels of a thread at once."""
+    Index, width, (place, threads) = type(strides.channel), band.width, this_thread()
+    for k in range(QUAD):  # the last channel that there is, in place of others
+        further = np.uint32(min(np.uint32(k), np.uint32(quad.there - 1)))
+        starts[k] = quad.start + np.uintp(further) * np.uintp(strides.channel)
+    (y, x), (y_step, x_step) = split(place, width), split(threads, width)
+    cells, lowest = np.uint32(rows * width), np.uint32(rows - 1)
+    while place < cells:
+        for i in range(PIXELS):
+            # The lowest row in place of what is below: with a branch for it, the assembler finds
+            # the address of each load anew, 36 instructions for a pixel.
+            row = np.uint32(band.first + min(y, lowest))
+            offset = Index(Index(strides.row * Index(row)) + Index(strides.column * Index(x)))
+            for k in range(QUAD):
+                values[i * QUAD + k] = features[starts[k] + np.uintp(offset)]
+            x, y = np.uint32(x + x_step), np.uint32(y + y_step)
+            if x >= width:
+                x, y = np.uint32(x - width), np.uint32(y + 1)
+        for i in range(PIXELS):
+            if place < cells:
+                to = np.uintp(np.uint32(place * band.quads + quad.number)) * np.uintp(QUAD)
+                for k in range(QUAD):
+                    band.numbers[to + np.uintp(k)] = values[i * QUAD + k]
+            place = np.uint32(place + threads)
+
+
+@cuda.jit(device=True)
+def pack(features, strides, band, height, zero):
+    """Read a band into shared memory."""
+    starts, values = cuda.local.array(QUAD, np.uintp), cuda.local.array(READ, type(zero))
+    rows, number = np.uint32(min(band.rows, np.uint32(height - band.first))), np.uint32(0)
+    while number < band.quads:
+        quad = quad_of(band, number, strides)
+        if quad.there > 0:
+            pack_quad(features, strides, band, rows, quad, starts, values)
+        number = np.uint32(number + 1)
+
+
+@cuda.jit(device=True)
+def add_taps(band, origin, pixels, weights, place, values, line):
+    """Add `AT_ONCE` taps of a packed row to the sums of a quad, those from a place on."""
+    for t in range(AT_ONCE):
+        at = np.uintp(np.uint32(origin + pixels[place + t])) * np.uintp(QUAD)
+        for k in range(QUAD):  # one load, since the memory is aligned
+            values[t * QUAD + k] = band.numbers[at + np.uintp(k)]
+    for t in range(AT_ONCE):
+        for k in range(QUAD):
+            line[k] += weights[place + t] * values[t * QUAD + k]
+
+
+@cuda.jit(device=True)
+def hold(table, first, end, quads, pixels, weights, place):
+    """Keep `AT_ONCE` taps of a bin in registers, if there are more from a slot on."""
+    if first < end:
+        for t in range(AT_ONCE):
+            pixels[place + t] = np.uint32(pixel_of(table, first, t) * quads)
+            weights[place + t] = weight_of(table, first, t)
+
+
+@cuda.jit(device=True)
+def add_beyond(features, origin, strides, there, table, first, end, line):
+    """Add the taps of a row that is not packed to the sums of a quad."""
+    Index, hop = type(strides.channel), np.uintp(strides.channel)
+    while first < end:
+        weight = weight_of(table, first)
+        at = origin + np.uintp(Index(strides.column * Index(pixel_of(table, first))))
+        for k in range(QUAD):
+            if np.uint32(k) < there:
+                line[k] += weight * features[at + np.uintp(k) * hop]
+        first = np.uint32(first + 1)
+
+
+@cuda.jit(device=True)
+def bin_sums(features, strides, band, quad, table, rows, columns, sums, more, zero):
+    """Write to `sums` those of a bin, by `rows` and `columns`, the slots of its taps.
+
+    `more`, whether it may have more columns than are held, is a constant of a kernel.
+    """
+    pixels, weights = cuda.local.array(HELD, np.uint32), cuda.local.array(HELD, type(zero))
+    others, shares = cuda.local.array(AT_ONCE, np.uint32), cuda.local.array(AT_ONCE, type(zero))
+    line, values = cuda.local.array(QUAD, type(zero)), cuda.local.array(READ, type(zero))
+    Index, (slot, last), (first, end) = type(strides.channel), rows, columns
+    for k in range(QUAD):
+        sums[k] = zero
+    for t in range(0, HELD, AT_ONCE):
+        hold(table, np.uint32(first + t), end, band.quads, pixels, weights, t)
+    while slot < last and first < end:
+        row, weight = pixel_of(table, slot), weight_of(table, slot)
+        here = np.uint32(row - band.first)
+        for k in range(QUAD):
+            line[k] = zero
+        if here < band.rows:
+            origin = np.uint32(np.uint32(here * band.width) * band.quads + quad.number)
+            for t in range(0, HELD, AT_ONCE):
+                if np.uint32(first + t) < end:
+                    add_taps(band, origin, pixels, weights, t, values, line)
+            column = np.uint32(first + HELD)
+            while more and column < end:
+                hold(table, column, end, band.quads, others, shares, 0)
+                add_taps(band, origin, others, shares, 0, values, line)
+                column = np.uint32(column + AT_ONCE)
+        else:
+            origin = quad.start + np.uintp(Index(strides.row * Index(row)))
+            add_beyond(features, origin, strides, quad.there, table, first, end, line)
+        for k in range(QUAD):
+            sums[k] += weight * line[k]
+        slot = np.uint32(slot + 1)
+
+
+@cuda.jit(device=True)
+def home_of(table, ph, bands):
+    """Return the band in which a row of bins begins: the first, if it taps nothing."""
+    row, (first, last) = np.uint32(0), bounds_of(table, ph)
+    if first < last:
+        row = pixel_of(table, first)
+    return np.uint32(np.uint32(table.head[0]) * bands.count + split(row, bands.step)[0])
+
+
+@cuda.jit
+def schedule_homes(
+    rois, start, sampling, convention, slots, most_lanes, most_taps, tables, bands, homes, zero,
+    out, out_strides, channels,
+):  # fmt: skip
+    """Fill the tables of the RoIs from `start` on, and say in which band each row of bins begins.
+
+    A block has a RoI. One that cannot be pooled has no home, and is written here. Nor has one with
+    a bin of more rows or columns than `most_taps`: it alone is left to `schedule_tabled`.
+    """
+    has_large = cuda.shared.array(1, np.uint32)
+    row, (thread, threads) = np.uint32(cuda.blockIdx.x), this_thread()
+    height, width = np.uint32(sampling.output_height), np.uint32(sampling.output_width)
+    table, item = table_of(tables, row), thread
+    if thread == 0:
+        has_large[0] = 0
+    fill_table(table, rois, start + np.intp(row), sampling, convention, slots, most_lanes, zero)
+    cuda.syncthreads()
+    is_valid = is_pooled(table)
+    while is_valid and item < height + width:
+        first, last = bounds_of(table, item)
+        if np.uint32(last - first) > most_taps:
+            has_large[0] = 1
+        item = np.uint32(item + threads)
+    cuda.syncthreads()
+    has_home, item = is_valid and has_large[0] == 0, thread
+    if thread == 0 and has_large[0] == 0:
+        table.head[1] = POOLED
+    while item < height:
+        home = home_of(table, item, bands) if has_home else NO_BAND
+        homes[np.uintp(np.uint32(row * height + item))] = home
+        item = np.uint32(item + threads)
+    cells, item = np.uint32(height * width), thread
+    while not is_valid and item < np.uint32(channels) * cells:
+        channel, cell = split(item, cells)
+        to = element_at(out_strides, start + np.intp(row), channel, *split(cell, width))
+        out[to] = zero * type(zero)(math.nan)
+        item = np.uint32(item + threads)
+
+
+@cuda.jit(device=True)
+def home_at(homes, item, last):
+    return homes[np.uintp(item)] if item < last else NO_BAND
+
+
+@cuda.jit(device=True)
+def list_rows(homes, number, item, last, height, listed, counts):
+    """List the rows of bins whose home is a band, a thread those of some items.
+
+    Return the item at which the thread goes on when there is room again.
+    """
+    threads, home = this_thread()[1], home_at(homes, item, last)
+    while item < last:
+        after = home_at(homes, np.uint32(item + threads), last)  # is on its way meanwhile
+        if home == number:
+            place = cuda.atomic.add(counts, 0, 1)
+            if place >= LISTED:
+                break
+            listed[0, place], listed[1, place] = split(item, height)
+        item, home = np.uint32(item + threads), after
+    return item
+
+
+@cuda.jit(device=True)
+def write_quad(out, to, hop, there, sums):
+    """Write the sums of a bin, for the channels that there are."""
+    if there == QUAD:
+        for k in range(QUAD):
+            out[to + np.uintp(k) * hop] = sums[k]
+    else:
+        for k in range(QUAD):
+            if np.uint32(k) < there:
+                out[to + np.uintp(k) * hop] = sums[k]
+
+
+@cuda.jit(device=True)
+def pool_band(
+    features, strides, start, bins, tables, bands, homes, zero, out, out_strides, channels, more
+):
+    """Pack the band of this block and pool the bins that begin in it, of its share of the RoIs."""
+    (numbers,) = asked_for(tables.numbers.dtype)
+    listed = cuda.shared.array((2, LISTED), np.uint32)
+    counts = cuda.shared.array(1, np.uint32)
+    sums, height = cuda.local.array(QUAD, type(zero)), np.uint32(bins[0])
+    band, number = band_of(cuda.blockIdx.x, bands, strides, channels, numbers)
+    pack(features, strides, band, bands.height, zero)
+    thread, hop = this_thread()[0], np.uintp(out_strides.channel)
+    pw, place = split(cuda.threadIdx.x, bands.quads)
+    quad = quad_of(band, place, strides)
+    origin = element_at(out_strides, start, quad.channel, 0, pw)
+    item = np.uint32(np.uint32(cuda.blockIdx.y) * bands.share)
+    last = np.uint32(min(bands.all, np.uint32(item + bands.share)))
+    item, found = np.uint32(item + thread), np.uint32(LISTED + 1)
+    while found > LISTED:
+        if thread == 0:
+            counts[0] = 0
+        cuda.syncthreads()
+        item = list_rows(homes, number, item, last, height, listed, counts)
+        cuda.syncthreads()
+        found, place = np.uint32(counts[0]), np.uint32(cuda.threadIdx.y)
+        while place < found and place < LISTED:
+            row, ph = listed[0, place], listed[1, place]
+            table = table_of(tables, row)
+            rows, columns = bounds_of(table, ph), bounds_of(table, np.uint32(height + pw))
+            bin_sums(features, strides, band, quad, table, rows, columns, sums, more, zero)
+            to = origin + np.uintp(row) * np.uintp(out_strides.image)
+            to += np.uintp(ph) * np.uintp(out_strides.row)
+            write_quad(out, to, hop, quad.there, sums)
+            place = np.uint32(place + np.uint32(cuda.blockDim.y))
+        cuda.syncthreads()
+
+
+@cuda.jit(**bounded(BAND_THREADS, 2))
+def schedule_bands(
+    features, strides, start, bins, tables, bands, homes, zero, out, out_strides, channels
+):
+    """Pool RoIs whose bins a thread holds, by tables that are filled."""
+    pool_band(
+        features, strides, start, bins, tables, bands, homes, zero, out, out_strides, channels,
+        False,
+    )  # fmt: skip
+
+
+@cuda.jit(**bounded(BAND_THREADS, 2))
+def schedule_wide_bands(
+    features, strides, start, bins, tables, bands, homes, zero, out, out_strides, channels
+):
+    """As `schedule_bands`, of bins however wide."""
+    pool_band(
+        features, strides, start, bins, tables, bands, homes, zero, out, out_strides, channels,
+        True,
+    )  # fmt: skip
