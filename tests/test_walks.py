@@ -100,6 +100,7 @@ def test_the_kernel_of_a_call(shape, rois, bins, samples, layout, name, dtype):
         ((1, 64, 50, 76), 8, 7, 2, None),  # few results
         ((4, 256, 200, 304), 600, 7, 2, None),  # few boxes for such maps
         ((1, 64, 100, 20_000), 90_000, 7, 2, None),  # rows too long
+        ((1000, 256, 14, 14), 1000, 7, 2, None),  # a block for an image would look at all boxes
     ],
 )
 def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
@@ -111,15 +112,17 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     sampling = Sampling(
         images, height, width, bins, bins, 1.0, 1.0, samples, samples, most_samples=1 << 30
     )
-    geometry, limits = (sampling, None, np.float32(0)), Limits(132, 228 << 10, 227 << 10)
-    boxes = SimpleNamespace(shape=(rois, 5))
-    assert banded.suits(boxes, geometry, channels, limits) == (kernel is not None)
+    limits = Limits(132, 228 << 10, 227 << 10)
+    case = banded.Case(sampling, rois, channels, 4, limits)
+    assert banded.suits(case) == (kernel is not None)
+    assert not banded.suits(case._replace(number_bytes=8))
     if kernel is None:
         return
+    boxes, geometry = SimpleNamespace(shape=(rois, 5)), (sampling, None, np.float32(0))
     queue = SimpleNamespace(empty=lambda shape, dtype: np.empty(shape, dtype))
-    own = banded.Banded(boxes, geometry, queue, 1 << 26, channels, True, limits)
+    own = banded.Banded(boxes, geometry, queue, 1 << 26, channels, True, case)
     assert own.kernel.py_func.__name__ == kernel
-    bands, (units, parts) = own.divide(rois)
+    bands, (units, parts) = banded.division_of(case)
     # No image, row, channel or row of bins is left out.
     assert units == images * bands.count * bands.groups
     assert bands.count * bands.step >= height
@@ -151,6 +154,9 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
             "bands", BANDS | {"BIN_COSTS": {2: 1}, "RESERVED_BYTES": 22_000}, id="two quads"
         ),
         pytest.param("bands", BANDS | {"RESERVED_BYTES": 0}, id="whole maps"),
+        pytest.param(
+            "bands", BANDS | {"rows_of": lambda *_: 3, "BEYOND": 1}, id="bands of three rows"
+        ),
         pytest.param("tabled", BANDS | {"MOST_TAPS": 3}, id="large boxes apart"),
         pytest.param("bands", BANDS | {"BATCH_BYTES": 1}, id="bands for each box"),
         pytest.param(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
+from .._geometry import Sampling
 from .average import Average, batches_of, ceil_div, most_taps
 from .bands import BAND_THREADS, QUAD, Bands, schedule_bands, schedule_homes, schedule_wide_bands
 from .box_tables import capacities, empty_tables
 from .indices import narrowed
-from .launches import configured
+from .launches import Limits, configured
 from .lines import HELD
 
 BLOCKS = 2  # of a multiprocessor, which share its memory
@@ -23,37 +26,85 @@ NEVER = 1 << 31  # taps
 # What a bin of a quad costs, in pixels packed, where so many threads share it: by the conflicts of
 # banks, and by the pieces in which it is written.
 BIN_COSTS = {1: 5, 2: 4.3, 4: 3.7}
+LOOK_COST = 0.2  # of a row of bins that a block looks at, to find those of its band
+LOOKS = 2  # at rows of bins, for each result, at most
 MOST_QUADS = 4  # of channels, of a block
 UNEVEN = 1.25  # bins of the fullest of several bands, by the mean
 MOST_PARTS = 16  # of the boxes: each packs its bands anew
 FILLERS = 128  # threads of a box that fill its table, at most
 
 
-def rows_of(sampling, pixel_bytes, limits):
-    """Return how many rows fit a band; 0 where they are too few to be worth it."""
+class Case(NamedTuple):
+    """What decides how a call is divided: a number for each, but for the limits of a device."""
+
+    sampling: Sampling
+    rois: int
+    channels: int
+    number_bytes: int  # of those in shared memory
+    limits: Limits
+
+
+def rows_of(case, quads):
+    """Return how many rows fit a band of so many quads of channels; 0 if too few."""
+    sampling, limits = case.sampling, case.limits
+    if quads >= 2 * ceil_div(case.channels, QUAD) or quads * sampling.output_width > BAND_THREADS:
+        return 0
     room = min(limits.shared_bytes // BLOCKS, limits.block_bytes) - RESERVED_BYTES
-    rows = min(sampling.height, room // (pixel_bytes * sampling.width))
+    rows = min(sampling.height, room // (case.number_bytes * QUAD * quads * sampling.width))
     return rows if rows >= min(sampling.height, LEAST_ROWS + BEYOND) else 0
 
 
-def suits(rois, geometry, channels, limits):
-    """Say whether packing all pixels of the maps is worth it, and bands have room."""
-    sampling, _, zero = geometry
-    bins = rois.shape[0] * sampling.output_height * sampling.output_width
-    return (
-        zero.dtype == "float32"  # float64 would spill
-        and bins >= BINS_OF_PIXEL * sampling.images * sampling.height * sampling.width
-        and bins * channels >= LEAST_OUTPUTS
-        and sampling.output_width <= BAND_THREADS
-        and rows_of(sampling, QUAD * zero.dtype.itemsize, limits) > 0
-    )
+def divisions(case):
+    """Give ways to divide maps and boxes: first how long each may take.
+
+    That is what blocks do one after the other on the busiest multiprocessor, in pixels packed.
+    """
+    sampling, at_once = case.sampling, BLOCKS * case.limits.multiprocessors
+    height, width, work = sampling.height, sampling.width, case.rois * sampling.output_height
+    for quads in [quads for quads in BIN_COSTS if quads <= MOST_QUADS]:
+        fit, groups = rows_of(case, quads), ceil_div(case.channels, QUAD * quads)
+        if not fit:
+            continue
+        least = 1 if fit == height else ceil_div(height, fit - BEYOND)
+        for wanted in range(least, 2 * least + 1):
+            step = ceil_div(height, wanted)
+            count, rows = ceil_div(height, step), min(height, step + BEYOND)
+            units = sampling.images * count * groups
+            for parts in range(1, min(MOST_PARTS, work) + 1):
+                share = ceil_div(work, parts)
+                bins = share * sampling.output_width / (sampling.images * count)
+                bins *= 1 if count == 1 else UNEVEN
+                cost = quads * (rows * width + BIN_COSTS[quads] * bins) + LOOK_COST * share
+                numbers = height, width, count, step, rows, quads, groups, share, work
+                yield ceil_div(units * parts, at_once) * cost, (units, parts), numbers
+
+
+def division_of(case):
+    """Return how blocks divide maps and boxes, and how many there are; None if they cannot."""
+    found = min(divisions(case), default=None)
+    return found and (Bands(*map(np.uint32, found[2])), found[1])
+
+
+def suits(case):
+    """Say whether packing all pixels of the maps is worth it."""
+    sampling = case.sampling
+    bins = case.rois * sampling.output_height * sampling.output_width
+    if (
+        case.number_bytes > 4  # float64 would spill
+        or bins < BINS_OF_PIXEL * sampling.images * sampling.height * sampling.width
+        or bins * case.channels < LEAST_OUTPUTS
+    ):
+        return False
+    division = division_of(case)
+    # A block looks at each row of bins, or at its share: of many images, at all in vain.
+    return division is not None and division[1][0] <= LOOKS * sampling.output_width * case.channels
 
 
 class Banded:
-    """The average of a call's boxes by bands: how blocks divide these, and tables."""
+    """The average of a call's boxes by bands: tables, and how they are launched."""
 
-    def __init__(self, rois, geometry, queue, batch_bytes, channels, is_packed, limits):
-        self.rois, self.queue, self.channels, self.limits = rois, queue, channels, limits
+    def __init__(self, rois, geometry, queue, batch_bytes, channels, is_packed, case):
+        self.rois, self.queue, self.channels, self.case = rois, queue, channels, case
         self.sampling, self.convention, self.zero = geometry
         self.bins = self.sampling.output_height, self.sampling.output_width
         self.slots, number = capacities(self.sampling), self.zero.dtype
@@ -71,42 +122,6 @@ class Banded:
         down = most_taps(height, sampling.samples_y, sampling.height)
         return max(down, most_taps(width, sampling.samples_x, sampling.width)) > MOST_TAPS
 
-    def rows(self, quads):
-        """Return how many rows fit a band of so many quads of channels; 0 if it cannot be."""
-        most = min(MOST_QUADS, 2 * ceil_div(self.channels, QUAD) - 1, BAND_THREADS // self.bins[1])
-        if quads > most:
-            return 0
-        return rows_of(self.sampling, quads * QUAD * self.zero.dtype.itemsize, self.limits)
-
-    def divisions(self, rois):
-        """Give ways to divide maps and so many RoIs: first how long each may take.
-
-        That is the pixels and bins of a block, times how often all multiprocessors get blocks.
-        """
-        height, width, images = self.sampling.height, self.sampling.width, self.sampling.images
-        at_once, work = BLOCKS * self.limits.multiprocessors, rois * self.bins[0]
-        for quads, bin_cost in BIN_COSTS.items():
-            fit, groups = self.rows(quads), ceil_div(self.channels, QUAD * quads)
-            if not fit:
-                continue
-            least = 1 if fit == height else ceil_div(height, fit - BEYOND)
-            for wanted in range(least, 2 * least + 1):
-                step = ceil_div(height, wanted)
-                count, rows = ceil_div(height, step), min(height, step + BEYOND)
-                units = images * count * groups
-                for parts in range(1, min(MOST_PARTS, work) + 1):
-                    bins = work * self.bins[1] / (images * count * parts)
-                    bins *= 1 if count == 1 else UNEVEN
-                    cost = quads * (rows * width + bin_cost * bins)
-                    numbers = count, step, rows, quads, groups, ceil_div(work, parts)
-                    yield ceil_div(units * parts, at_once) * cost, (units, parts), numbers
-
-    def divide(self, rois):
-        """Return how blocks divide the maps and so many RoIs, and how many blocks there are."""
-        _, blocks, numbers = min(self.divisions(rois))
-        size, work = (self.sampling.height, self.sampling.width), rois * self.bins[0]
-        return Bands(*map(np.uint32, (*size, *numbers, work))), blocks
-
     def pool(self, source, target):
         """Pool all boxes; `source` and `target` are a flat array and its strides each."""
         rois, (out, out_strides), source = self.rois, target, self.large.narrowed(source)
@@ -114,7 +129,7 @@ class Banded:
         how = self.sampling, self.convention, self.slots, int(self.large.division.lanes), most
         result, fillers = (out, narrowed(out_strides)), min(FILLERS, sum(self.bins))
         for start, count in batches_of(self.tables, rois):
-            bands, blocks = self.divide(count)
+            bands, blocks = division_of(self.case._replace(rois=count))
             across = int(bands.quads) * self.bins[1]
             threads = across, BAND_THREADS // across
             numbers = int(bands.rows) * self.sampling.width * int(bands.quads) * QUAD

@@ -38,6 +38,7 @@ PIXELS = 4  # of a quad, that a thread reads at once to pack them
 READ = PIXELS * QUAD
 BAND_THREADS = 448  # of a block, at most: 64 times 7 bins; two blocks fit a multiprocessor
 LISTED = 1024  # rows of bins that a block knows of at a time
+LOOKS = 4  # rows of bins that a thread looks at, at once
 NO_BAND = np.uint32(0xFFFFFFFF)
 
 
@@ -278,26 +279,34 @@ def schedule_homes(
 
 
 @cuda.jit(device=True)
-def home_at(homes, item, last):
-    return homes[np.uintp(item)] if item < last else NO_BAND
-
-
-@cuda.jit(device=True)
-def list_rows(homes, number, item, last, height, listed, counts):
+def find_rows(homes, number, item, last, listed, counts, looks):
     """List the rows of bins whose home is a band, a thread those of some items.
 
     Return the item at which the thread goes on when there is room again.
     """
-    threads, home = this_thread()[1], home_at(homes, item, last)
-    while item < last:
-        after = home_at(homes, np.uint32(item + threads), last)  # is on its way meanwhile
-        if home == number:
-            place = cuda.atomic.add(counts, 0, 1)
-            if place >= LISTED:
-                break
-            listed[0, place], listed[1, place] = split(item, height)
-        item, home = np.uint32(item + threads), after
+    threads, is_full = this_thread()[1], False
+    while item < last and not is_full:
+        for i in range(LOOKS):
+            at = np.uint32(item + np.uint32(i) * threads)
+            looks[i] = homes[np.uintp(at)] if at < last else NO_BAND
+        for i in range(LOOKS):
+            if looks[i] == number and not is_full:
+                place = cuda.atomic.add(counts, 0, 1)
+                is_full = place >= LISTED
+                if not is_full:
+                    listed[0, place] = item
+            if not is_full:
+                item = np.uint32(item + threads)
     return item
+
+
+@cuda.jit(device=True)
+def split_rows(listed, found, height):
+    """Make of the items that are listed a RoI and its row of bins each."""
+    place, threads = this_thread()
+    while place < found:
+        listed[0, place], listed[1, place] = split(listed[0, place], height)
+        place = np.uint32(place + threads)
 
 
 @cuda.jit(device=True)
@@ -320,7 +329,8 @@ def pool_band(
     (numbers,) = asked_for(tables.numbers.dtype)
     listed = cuda.shared.array((2, LISTED), np.uint32)
     counts = cuda.shared.array(1, np.uint32)
-    sums, height = cuda.local.array(QUAD, type(zero)), np.uint32(bins[0])
+    sums, looks = cuda.local.array(QUAD, type(zero)), cuda.local.array(LOOKS, np.uint32)
+    height = np.uint32(bins[0])
     band, number = band_of(cuda.blockIdx.x, bands, strides, channels, numbers)
     pack(features, strides, band, bands.height, zero)
     thread, hop = this_thread()[0], np.uintp(out_strides.channel)
@@ -334,10 +344,13 @@ def pool_band(
         if thread == 0:
             counts[0] = 0
         cuda.syncthreads()
-        item = list_rows(homes, number, item, last, height, listed, counts)
+        item = find_rows(homes, number, item, last, listed, counts, looks)
         cuda.syncthreads()
         found, place = np.uint32(counts[0]), np.uint32(cuda.threadIdx.y)
-        while place < found and place < LISTED:
+        there = np.uint32(min(found, np.uint32(LISTED)))
+        split_rows(listed, there, height)
+        cuda.syncthreads()
+        while place < there:
             row, ph = listed[0, place], listed[1, place]
             table = table_of(tables, row)
             rows, columns = bounds_of(table, ph), bounds_of(table, np.uint32(height + pw))

@@ -13,7 +13,7 @@ from .._kernels import AVERAGE, Strides
 from . import elements, plans
 from .arrays import check_result, fetch, flat_result, flat_view
 from .average import Average
-from .banded import Banded, suits
+from .banded import Banded, Case, suits
 from .boxes import join_boxes, row_of, stack_boxes
 from .gradient import Tiles, schedule_gradient, schedule_winners
 from .indices import narrowed
@@ -81,9 +81,13 @@ def queue_pooling(queue, features, rois, out, argmax, how):
     if how.mode == AVERAGE:
         is_last = source[1].channel == 1 and channels > 1
         is_packed = target[1].row == out.shape[-1] * target[1].column
-        call, limits = (rois, geometry, queue, how.batch_bytes, channels), limits_of(queue.device)
-        if not is_last and suits(rois, geometry, channels, limits):
-            Banded(*call, is_packed, limits).pool(source, target)
+        call, number_bytes = (
+            (rois, geometry, queue, how.batch_bytes, channels),
+            geometry[2].itemsize,
+        )
+        case = Case(geometry[0], rois.shape[0], channels, number_bytes, limits_of(queue.device))
+        if not is_last and suits(case):
+            Banded(*call, is_packed, case).pool(source, target)
         else:
             Average(*call, is_last, is_packed).pool(source, target)
         return
