@@ -102,7 +102,7 @@ class Cuda(Target):
             average.WIDE_TAPS, average.SHORT_ROW = 5, 4
             bands.LISTED, banded.BAND_THREADS, banded.MOST_PARTS = 5, 12, 2
             banded.LEAST_ROWS = banded.BEYOND = 1
-            banded.MOST_TAPS, banded.LEAST_OUTPUTS = 5, 200
+            banded.MOST_TAPS, banded.LEAST_OUTPUTS, banded.BINS_OF_PIXEL = 5, 20, 1 / 2
             banded.RESERVED_BYTES = (24 << 10) - 1000  # a band has 62 pixels of four channels
             gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 4
             gradient.THREADS, gradient.BLOCKS = 4, 1
