@@ -132,7 +132,8 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     assert parts * bands.share >= bands.all
     assert bands.quads * bins <= banded.BAND_THREADS
     # Two blocks fit a multiprocessor, their lists and what it takes itself included.
-    number_bytes = 4 * banded.QUAD * bands.quads * bands.rows * width
+    assert bands.apart >= bands.rows * width
+    number_bytes = 4 * banded.QUAD * bands.quads * bands.apart
     assert banded.BLOCKS * (number_bytes + (9 << 10) + 1024) <= limits.shared_bytes
 
 

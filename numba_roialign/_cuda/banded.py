@@ -15,6 +15,7 @@ from .indices import narrowed
 from .launches import Limits, configured
 from .lines import HELD
 
+EIGHTH = 8  # of all banks are what one thread loads
 BLOCKS = 2  # of a multiprocessor, which share its memory
 RESERVED_BYTES = 10 << 10  # of each block's: its list, and what the device itself takes
 BEYOND = 3  # rows of the next band that a band has too: those that most of its bins may tap
@@ -26,7 +27,7 @@ MOST_TAPS = 12
 NEVER = 1 << 31  # taps
 # What a bin of a quad costs, in pixels packed, where so many threads share it: by the conflicts of
 # banks, and by the pieces in which it is written.
-BIN_COSTS = {1: 5, 2: 4.3, 4: 3.7}
+BIN_COSTS = {1: 8, 2: 6.6, 4: 6}
 LOOK_COST = 0.2  # of a row of bins that a block looks at, to find those of its band
 LOOKS = 2  # at rows of bins, for each result, at most
 MOST_QUADS = 4  # of channels, of a block
@@ -55,6 +56,14 @@ def rows_of(case, quads):
     return rows if rows >= min(sampling.height, LEAST_ROWS + BEYOND) else 0
 
 
+def pixels_apart(pixels, quads):
+    """Return how far a band's quads lie apart, so that threads that share a bin use other banks.
+
+    Eight threads load at once, each four of 32 banks.
+    """
+    return pixels + (EIGHTH // quads - pixels) % EIGHTH
+
+
 def divisions(case):
     """Give some ways to divide maps and boxes: first how long each may take.
 
@@ -77,7 +86,8 @@ def divisions(case):
                 bins = share * sampling.output_width / (sampling.images * count)
                 bins *= 1 if count == 1 else UNEVEN
                 cost = quads * (rows * width + BIN_COSTS[quads] * bins) + LOOK_COST * share
-                numbers = height, width, count, step, rows, quads, groups, share, work
+                apart = pixels_apart(rows * width, quads)
+                numbers = height, width, count, step, rows, quads, apart, groups, share, work
                 yield ceil_div(units * parts, at_once) * cost, (units, parts), numbers
 
 
@@ -135,7 +145,7 @@ class Banded:
             bands, blocks = division_of(self.case._replace(rois=count))
             across = int(bands.quads) * self.bins[1]
             threads = across, BAND_THREADS // across
-            numbers = int(bands.rows) * self.sampling.width * int(bands.quads) * QUAD
+            numbers = int(bands.quads) * int(bands.apart) * QUAD
             call = self.tables, bands, self.homes, self.zero, *result, self.channels
             configured(schedule_homes, count, fillers, self.queue)(rois, start, *how, *call)
             configured(

@@ -51,6 +51,7 @@ class Bands(NamedTuple):
     step: int  # rows from where one begins to where the next does
     rows: int  # of a band, at most: it has those of the next that its bins may tap too
     quads: int  # of channels, of a block: as many threads share a bin
+    apart: int  # pixels, from one quad's to the next's
     groups: int  # of such
     share: int  # rows of bins, of a block
     all: int  # rows of bins, of all boxes
@@ -59,11 +60,11 @@ class Bands(NamedTuple):
 class Band(NamedTuple):
     """A band in shared memory, and what it is of the map."""
 
-    numbers: np.ndarray  # (rows * width * quads * QUAD,), in the accumulator's type
+    numbers: np.ndarray  # (quads * apart * QUAD,), in the accumulator's type
     first: int  # its first row of the map
     rows: int
     width: int
-    quads: int
+    apart: int
     start: int  # of its image
     channel: int  # the first
     channels: int  # of the map
@@ -72,7 +73,7 @@ class Band(NamedTuple):
 class Quad(NamedTuple):
     """The channels of a thread."""
 
-    number: int  # of the band's
+    place: int  # of its pixels in the band
     channel: int  # the first
     start: int  # where this begins in the map
     there: int  # channels, of four; none behind the last of the map
@@ -104,7 +105,7 @@ def band_of(unit, bands, strides, channels, numbers):
     start = np.uintp(image) * np.uintp(strides.image)
     channel = np.uint32(group * bands.quads * QUAD)
     return Band(
-        numbers, first, bands.rows, bands.width, bands.quads, start, channel, np.uint32(channels)
+        numbers, first, bands.rows, bands.width, bands.apart, start, channel, np.uint32(channels)
     ), number
 
 
@@ -115,7 +116,7 @@ def quad_of(band, number, strides):
     if channel < band.channels:
         there = np.uint32(min(np.uint32(QUAD), np.uint32(band.channels - channel)))
     start = band.start + np.uintp(channel) * np.uintp(strides.channel)
-    return Quad(np.uint32(number), channel, start, there)
+    return Quad(np.uint32(number * band.apart), channel, start, there)
 
 
 @cuda.jit(device=True)
@@ -140,18 +141,18 @@ def pack_quad(features, strides, band, rows, quad, starts, values):
                 x, y = np.uint32(x - width), np.uint32(y + 1)
         for i in range(PIXELS):
             if place < cells:
-                to = np.uintp(np.uint32(place * band.quads + quad.number)) * np.uintp(QUAD)
+                to = np.uintp(np.uint32(quad.place + place)) * np.uintp(QUAD)
                 for k in range(QUAD):
                     band.numbers[to + np.uintp(k)] = values[i * QUAD + k]
             place = np.uint32(place + threads)
 
 
 @cuda.jit(device=True)
-def pack(features, strides, band, height, zero):
+def pack(features, strides, band, quads, height, zero):
     """Read a band into shared memory."""
     starts, values = cuda.local.array(QUAD, np.uintp), cuda.local.array(READ, type(zero))
     rows, number = np.uint32(min(band.rows, np.uint32(height - band.first))), np.uint32(0)
-    while number < band.quads:
+    while number < quads:
         quad = quad_of(band, number, strides)
         if quad.there > 0:
             pack_quad(features, strides, band, rows, quad, starts, values)
@@ -171,11 +172,11 @@ def add_taps(band, origin, pixels, weights, place, values, line):
 
 
 @cuda.jit(device=True)
-def hold(table, first, end, quads, pixels, weights, place):
+def hold(table, first, end, pixels, weights, place):
     """Keep `AT_ONCE` taps of a bin in registers, if there are more from a slot on."""
     if first < end:
         for t in range(AT_ONCE):
-            pixels[place + t] = np.uint32(pixel_of(table, first, t) * quads)
+            pixels[place + t] = pixel_of(table, first, t)
             weights[place + t] = weight_of(table, first, t)
 
 
@@ -205,20 +206,20 @@ def bin_sums(features, strides, band, quad, table, rows, columns, sums, more, ze
     for k in range(QUAD):
         sums[k] = zero
     for t in range(0, HELD, AT_ONCE):
-        hold(table, np.uint32(first + t), end, band.quads, pixels, weights, t)
+        hold(table, np.uint32(first + t), end, pixels, weights, t)
     while slot < last and first < end:
         row, weight = pixel_of(table, slot), weight_of(table, slot)
         here = np.uint32(row - band.first)
         for k in range(QUAD):
             line[k] = zero
         if here < band.rows:
-            origin = np.uint32(np.uint32(here * band.width) * band.quads + quad.number)
+            origin = np.uint32(here * band.width + quad.place)
             for t in range(0, HELD, AT_ONCE):
                 if np.uint32(first + t) < end:
                     add_taps(band, origin, pixels, weights, t, values, line)
             column = np.uint32(first + HELD)
             while more and column < end:
-                hold(table, column, end, band.quads, others, shares, 0)
+                hold(table, column, end, others, shares, 0)
                 add_taps(band, origin, others, shares, 0, values, line)
                 column = np.uint32(column + AT_ONCE)
         else:
@@ -332,7 +333,7 @@ def pool_band(
     sums, looks = cuda.local.array(QUAD, type(zero)), cuda.local.array(LOOKS, np.uint32)
     height = np.uint32(bins[0])
     band, number = band_of(cuda.blockIdx.x, bands, strides, channels, numbers)
-    pack(features, strides, band, bands.height, zero)
+    pack(features, strides, band, bands.quads, bands.height, zero)
     thread, hop = this_thread()[0], np.uintp(out_strides.channel)
     pw, place = split(cuda.threadIdx.x, bands.quads)
     quad = quad_of(band, place, strides)
