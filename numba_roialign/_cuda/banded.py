@@ -9,7 +9,15 @@ import numpy as np
 
 from .._geometry import Sampling
 from .average import Average, batches_of, ceil_div, most_taps
-from .bands import BAND_THREADS, QUAD, Bands, schedule_bands, schedule_homes, schedule_wide_bands
+from .bands import (
+    BAND_THREADS,
+    QUAD,
+    Bands,
+    Taps,
+    schedule_bands,
+    schedule_homes,
+    schedule_wide_bands,
+)
 from .box_tables import capacities, empty_tables
 from .indices import narrowed
 from .launches import Limits, configured
@@ -122,7 +130,10 @@ class Banded:
         self.bins = self.sampling.output_height, self.sampling.output_width
         self.slots, number = capacities(self.sampling), self.zero.dtype
         self.tables = empty_tables(queue.empty, rois.shape[0], self.sampling, number, batch_bytes)
-        self.homes = queue.empty(self.tables.head.shape[0] * self.bins[0], np.uint32)
+        rows, bins, slots = self.tables.head.shape[0], sum(self.bins), sum(self.slots)
+        spans, joined = queue.empty(rows * bins, np.uint64), queue.empty(rows * slots, np.uint64)
+        self.taps = Taps(spans, joined, np.uint32(bins), np.uint32(slots))
+        self.homes = queue.empty(rows * self.bins[0], np.uint32)
         self.large = Average(
             rois, geometry, queue, batch_bytes, channels, False, is_packed, self.tables
         )
@@ -146,8 +157,10 @@ class Banded:
             across = int(bands.quads) * self.bins[1]
             threads = across, BAND_THREADS // across
             numbers = int(bands.quads) * int(bands.apart) * QUAD
-            call = self.tables, bands, self.homes, self.zero, *result, self.channels
-            configured(schedule_homes, count, fillers, self.queue)(rois, start, *how, *call)
+            call = self.taps, bands, self.homes, self.zero, *result, self.channels
+            configured(schedule_homes, count, fillers, self.queue)(
+                rois, start, *how, self.tables, *call
+            )
             configured(
                 self.kernel, blocks, threads, self.queue, numbers * self.zero.dtype.itemsize
             )(*source, start, self.bins, *call)

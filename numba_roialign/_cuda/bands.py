@@ -79,6 +79,41 @@ class Quad(NamedTuple):
     there: int  # channels, of four; none behind the last of the map
 
 
+class Taps(NamedTuple):
+    """The taps of a batch of boxes, two numbers of 32 bits in each of 64: one load for both."""
+
+    bounds: np.ndarray  # of each box the bins of y, and those of x: the first slot, and the end
+    slots: np.ndarray  # the pixel, and the bits of the weight
+    bins: int  # of a box, along y and x; in 32 bits
+    apart: int  # slots, from one box's to the next's
+
+
+@cuda.jit(device=True)
+def joined(low, high):
+    return np.uint64(np.uint64(low) | np.uint64(np.uint64(high) << np.uint64(32)))
+
+
+@cuda.jit(device=True)
+def parts_of(number):
+    """Return the two numbers of 32 bits of one of 64."""
+    return np.uint32(number & np.uint64(0xFFFFFFFF)), np.uint32(number >> np.uint64(32))
+
+
+@cuda.jit(device=True)
+def span_of(taps, row, p):
+    """Return the first slot of a box's bin, and the one after the last."""
+    first, end = parts_of(taps.bounds[np.uintp(np.uint32(row * taps.bins + p))])
+    start = np.uint32(row * taps.apart)
+    return np.uint32(start + first), np.uint32(start + end)
+
+
+@cuda.jit(device=True)
+def tap_of(taps, slot, further=0):
+    """Return the pixel and the weight of a slot, or of one a constant number further."""
+    pixel, bits = parts_of(taps.slots[np.uintp(slot) + np.uintp(further)])
+    return pixel, bits.view(np.float32)
+
+
 if config.ENABLE_CUDASIM:  # which knows no alignment
 
     @cuda.jit(device=True)
@@ -172,29 +207,29 @@ def add_taps(band, origin, pixels, weights, place, values, line):
 
 
 @cuda.jit(device=True)
-def hold(table, first, end, pixels, weights, place):
+def hold(taps, first, end, pixels, weights, place):
     """Keep `AT_ONCE` taps of a bin in registers, if there are more from a slot on."""
     if first < end:
         for t in range(AT_ONCE):
-            pixels[place + t] = pixel_of(table, first, t)
-            weights[place + t] = weight_of(table, first, t)
+            pixels[place + t], weights[place + t] = tap_of(taps, first, t)
 
 
 @cuda.jit(device=True)
-def add_beyond(features, origin, strides, there, table, first, end, line):
+def add_beyond(features, origin, strides, there, taps, first, end, line):
     """Add the taps of a row that is not packed to the sums of a quad."""
     Index, hop = type(strides.channel), np.uintp(strides.channel)
     while first < end:
-        weight = weight_of(table, first)
-        at = origin + np.uintp(Index(strides.column * Index(pixel_of(table, first))))
+        pixel, weight = tap_of(taps, first)
+        at = origin + np.uintp(Index(strides.column * Index(pixel)))
         for k in range(QUAD):
             if np.uint32(k) < there:
-                line[k] += weight * features[at + np.uintp(k) * hop]
+                line[k] += weight * features[at]
+            at += hop
         first = np.uint32(first + 1)
 
 
 @cuda.jit(device=True)
-def bin_sums(features, strides, band, quad, table, rows, columns, sums, more, zero):
+def bin_sums(features, strides, band, quad, taps, rows, columns, sums, more, zero):
     """Write to `sums` those of a bin, by `rows` and `columns`, the slots of its taps.
 
     `more`, whether it may have more columns than are held, is a constant of a kernel.
@@ -206,9 +241,9 @@ def bin_sums(features, strides, band, quad, table, rows, columns, sums, more, ze
     for k in range(QUAD):
         sums[k] = zero
     for t in range(0, HELD, AT_ONCE):
-        hold(table, np.uint32(first + t), end, pixels, weights, t)
+        hold(taps, np.uint32(first + t), end, pixels, weights, t)
     while slot < last and first < end:
-        row, weight = pixel_of(table, slot), weight_of(table, slot)
+        row, weight = tap_of(taps, slot)
         here = np.uint32(row - band.first)
         for k in range(QUAD):
             line[k] = zero
@@ -219,12 +254,12 @@ def bin_sums(features, strides, band, quad, table, rows, columns, sums, more, ze
                     add_taps(band, origin, pixels, weights, t, values, line)
             column = np.uint32(first + HELD)
             while more and column < end:
-                hold(table, column, end, others, shares, 0)
+                hold(taps, column, end, others, shares, 0)
                 add_taps(band, origin, others, shares, 0, values, line)
                 column = np.uint32(column + AT_ONCE)
         else:
             origin = quad.start + np.uintp(Index(strides.row * Index(row)))
-            add_beyond(features, origin, strides, quad.there, table, first, end, line)
+            add_beyond(features, origin, strides, quad.there, taps, first, end, line)
         for k in range(QUAD):
             sums[k] += weight * line[k]
         slot = np.uint32(slot + 1)
@@ -239,10 +274,21 @@ def home_of(table, ph, bands):
     return np.uint32(np.uint32(table.head[0]) * bands.count + split(row, bands.step)[0])
 
 
+@cuda.jit(device=True)
+def join_taps(taps, table, row, p, first, end):
+    """Write the taps of a bin of a box as they are read."""
+    taps.bounds[np.uintp(np.uint32(row * taps.bins + p))] = joined(first, end)
+    while first < end:
+        place = np.uintp(np.uint32(row * taps.apart + first))
+        bits = weight_of(table, first).view(np.uint32)
+        taps.slots[place] = joined(pixel_of(table, first), bits)
+        first = np.uint32(first + 1)
+
+
 @cuda.jit
 def schedule_homes(
-    rois, start, sampling, convention, slots, most_lanes, most_taps, tables, bands, homes, zero,
-    out, out_strides, channels,
+    rois, start, sampling, convention, slots, most_lanes, most_taps, tables, taps, bands, homes,
+    zero, out, out_strides, channels,
 ):  # fmt: skip
     """Fill the tables of the RoIs from `start` on, and say in which band each row of bins begins.
 
@@ -259,9 +305,10 @@ def schedule_homes(
     cuda.syncthreads()
     is_valid = is_pooled(table)
     while is_valid and item < height + width:
-        first, last = bounds_of(table, item)
-        if np.uint32(last - first) > most_taps:
+        first, end = bounds_of(table, item)
+        if np.uint32(end - first) > most_taps:
             has_large[0] = 1
+        join_taps(taps, table, row, item, first, end)
         item = np.uint32(item + threads)
     cuda.syncthreads()
     has_home, item = is_valid and has_large[0] == 0, thread
@@ -324,10 +371,11 @@ def write_quad(out, to, hop, there, sums):
 
 @cuda.jit(device=True)
 def pool_band(
-    features, strides, start, bins, tables, bands, homes, zero, out, out_strides, channels, more
+    features, strides, start, bins, taps, bands, homes, zero, out, out_strides, channels, more
 ):
     """Pack the band of this block and pool the bins that begin in it, of its share of the RoIs."""
-    (numbers,) = asked_for(tables.numbers.dtype)
+    number_type = cuda.local.array(1, type(zero))  # since the simulator wants a dtype
+    (numbers,) = asked_for(number_type.dtype)
     listed = cuda.shared.array((2, LISTED), np.uint32)
     counts = cuda.shared.array(1, np.uint32)
     sums, looks = cuda.local.array(QUAD, type(zero)), cuda.local.array(LOOKS, np.uint32)
@@ -353,9 +401,8 @@ def pool_band(
         cuda.syncthreads()
         while place < there:
             row, ph = listed[0, place], listed[1, place]
-            table = table_of(tables, row)
-            rows, columns = bounds_of(table, ph), bounds_of(table, np.uint32(height + pw))
-            bin_sums(features, strides, band, quad, table, rows, columns, sums, more, zero)
+            rows, columns = span_of(taps, row, ph), span_of(taps, row, np.uint32(height + pw))
+            bin_sums(features, strides, band, quad, taps, rows, columns, sums, more, zero)
             to = origin + np.uintp(row) * np.uintp(out_strides.image)
             to += np.uintp(ph) * np.uintp(out_strides.row)
             write_quad(out, to, hop, quad.there, sums)
@@ -365,21 +412,21 @@ def pool_band(
 
 @cuda.jit(**bounded(BAND_THREADS, 2))
 def schedule_bands(
-    features, strides, start, bins, tables, bands, homes, zero, out, out_strides, channels
+    features, strides, start, bins, taps, bands, homes, zero, out, out_strides, channels
 ):
     """Pool RoIs whose bins a thread holds, by tables that are filled."""
     pool_band(
-        features, strides, start, bins, tables, bands, homes, zero, out, out_strides, channels,
+        features, strides, start, bins, taps, bands, homes, zero, out, out_strides, channels,
         False,
     )  # fmt: skip
 
 
 @cuda.jit(**bounded(BAND_THREADS, 2))
 def schedule_wide_bands(
-    features, strides, start, bins, tables, bands, homes, zero, out, out_strides, channels
+    features, strides, start, bins, taps, bands, homes, zero, out, out_strides, channels
 ):
     """As `schedule_bands`, of bins however wide."""
     pool_band(
-        features, strides, start, bins, tables, bands, homes, zero, out, out_strides, channels,
+        features, strides, start, bins, taps, bands, homes, zero, out, out_strides, channels,
         True,
     )  # fmt: skip
