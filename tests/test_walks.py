@@ -104,7 +104,7 @@ def test_the_kernel_of_a_call(shape, rois, bins, samples, layout, name, dtype):
     ],
 )
 def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
-    from numba_roialign._cuda import banded
+    from numba_roialign._cuda import banded, launches
     from numba_roialign._cuda.launches import Limits
     from numba_roialign._geometry import Sampling
 
@@ -134,7 +134,9 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     # Two blocks fit a multiprocessor, their lists and what it takes itself included.
     assert bands.apart >= bands.rows * width
     number_bytes = 4 * banded.QUAD * bands.quads * bands.apart
-    assert banded.BLOCKS * (number_bytes + (9 << 10) + 1024) <= limits.shared_bytes
+    declared = 4 * (2 * 1024 + 1)
+    assert declared <= launches.DECLARED_BYTES
+    assert banded.BLOCKS * (number_bytes + declared + 1024) <= limits.shared_bytes
 
 
 @pytest.mark.only("cuda")

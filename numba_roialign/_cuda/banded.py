@@ -129,14 +129,15 @@ class Banded:
         self.sampling, self.convention, self.zero = geometry
         self.bins = self.sampling.output_height, self.sampling.output_width
         self.slots, number = capacities(self.sampling), self.zero.dtype
-        self.tables = empty_tables(queue.empty, rois.shape[0], self.sampling, number, batch_bytes)
+        # Half of what a batch may take, for its taps are there twice.
+        self.tables = empty_tables(
+            queue.empty, rois.shape[0], self.sampling, number, batch_bytes // 2
+        )
         rows, bins, slots = self.tables.head.shape[0], sum(self.bins), sum(self.slots)
         spans, joined = queue.empty(rows * bins, np.uint64), queue.empty(rows * slots, np.uint64)
         self.taps = Taps(spans, joined, np.uint32(bins), np.uint32(slots))
         self.homes = queue.empty(rows * self.bins[0], np.uint32)
-        self.large = Average(
-            rois, geometry, queue, batch_bytes, channels, False, is_packed, self.tables
-        )
+        self.large = Average(rois, geometry, queue, 0, channels, False, is_packed, self.tables)
         is_held = 0 < 2 * self.sampling.samples_x <= HELD
         self.kernel = schedule_bands if is_held else schedule_wide_bands
 

@@ -116,19 +116,18 @@ def fill_table(table, rois, n, sampling, convention, slots, most_lanes, zero):
 @cuda.jit(device=True)
 def bounds_of(table, p):
     """Return the first of a bin's slots, and the one after the last."""
-    place = np.uintp(np.uint32(table.places.bounds + np.uint32(np.uint32(2) * np.uint32(p))))
-    return table.words[place], table.words[place + np.uintp(1)]
+    place = table.places.bounds + np.uint32(2) * np.uint32(p)
+    return table.words[place], table.words[place + np.uint32(1)]
 
 
 @cuda.jit(device=True)
-def pixel_of(table, slot, further=0):
-    """Return the pixel of a slot, or of one that is a constant number of slots further."""
-    return table.words[np.uintp(np.uint32(table.places.pixels + slot)) + np.uintp(further)]
+def pixel_of(table, slot):
+    return table.words[table.places.pixels + slot]
 
 
 @cuda.jit(device=True)
-def weight_of(table, slot, further=0):
-    return table.numbers[np.uintp(np.uint32(table.places.weights + slot)) + np.uintp(further)]
+def weight_of(table, slot):
+    return table.numbers[table.places.weights + slot]
 
 
 @cuda.jit(device=True)

@@ -31,6 +31,7 @@ MOST_BLOCKS = 65535  # blocks along the second and the third axis
 CODES = {bool: "?7x", int: "q", np.uint32: "I4x", np.float32: "f4x", float: "d", np.float64: "d"}
 
 SHARED_BYTES = 48 << 10  # that any device gives a block
+DECLARED_BYTES = 9 << 10  # of these, at most, that a kernel has without its launch asking for them
 
 _compiled: dict = {}
 _granted: dict = {}  # shared memory of kernels that asked for more
@@ -147,7 +148,7 @@ class Launch:
             start = ctypes.addressof(self.numbers)
             self.pointers = (ctypes.c_void_p * count)(*range(start, start + 8 * count, 8))
             self.sizes = *three(blocks), *three(threads), shared
-            if shared > SHARED_BYTES:
+            if shared > SHARED_BYTES - DECLARED_BYTES:
                 self.ask_for(shared)
 
     def ask_for(self, shared):

@@ -81,11 +81,9 @@ def queue_pooling(queue, features, rois, out, argmax, how):
     if how.mode == AVERAGE:
         is_last = source[1].channel == 1 and channels > 1
         is_packed = target[1].row == out.shape[-1] * target[1].column
-        call, number_bytes = (
-            (rois, geometry, queue, how.batch_bytes, channels),
-            geometry[2].itemsize,
-        )
-        case = Case(geometry[0], rois.shape[0], channels, number_bytes, limits_of(queue.device))
+        (sampling, _, zero), call = geometry, (rois, geometry, queue, how.batch_bytes, channels)
+        limits = limits_of(queue.device)
+        case = Case(sampling, rois.shape[0], channels, zero.dtype.itemsize, limits)
         if not is_last and suits(case):
             Banded(*call, is_packed, case).pool(source, target)
         else:
