@@ -14,7 +14,6 @@ from numba_roialign._taps import bin_of_taps, pad_bin
 from . import reference
 from .conftest import random_features, random_rois
 
-BANDS = {"BINS_OF_PIXEL": 0, "LEAST_OUTPUTS": 0}
 needs_cuda = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="needs numba-cuda")
 
 
@@ -139,6 +138,34 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     assert banded.BLOCKS * (number_bytes + declared + 1024) <= limits.shared_bytes
 
 
+@pytest.fixture
+def pooled_by(target, rng, patched, monkeypatch):
+    """Return a function that pools with constants, checks it, and returns what was launched."""
+
+    def pool(constants, sampling, layout="NCHW"):
+        from numba_roialign._cuda import average, banded
+
+        def noted(kernel, *rest):
+            names.append(getattr(kernel, "py_func", kernel).__name__)
+            return configured(kernel, *rest)
+
+        names, configured, shape = [], average.configured, (2, 6, 8, 17)
+        features, rois = random_features(rng, shape), random_rois(rng, 5, shape)
+        expected = reference.roi_align(features, rois, (3, 2), 1.0, sampling)
+        if layout == "NHWC":
+            features, expected = (np.moveaxis(x, 1, 3).copy() for x in (features, expected))
+        patched(**{"BINS_OF_PIXEL": np.inf, **constants})
+        for module in (average, banded):
+            monkeypatch.setattr(module, "configured", noted)
+        found = roi_align(
+            target.array(features), target.array(rois), (3, 2), 1.0, sampling, layout=layout
+        )
+        target.assert_matches(found, expected, features, rois)
+        return " ".join(names)
+
+    return pool
+
+
 @pytest.mark.only("cuda")
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("sampling", [2, 5, -1])
@@ -149,48 +176,35 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
         pytest.param("few", {"RESIDENT": 1 << 30, "WIDE_TAPS": 99}, id="few"),
         pytest.param("boxes|wide", {"STAGED_BYTES": 0, "RESIDENT": 0}, id="not staged"),
         pytest.param("", {"narrowed_within": lambda strides, _: strides}, id="offsets of 64 bits"),
-        pytest.param("wide", {"WIDE_TAPS": 1, "TAPS_OF_LANE": 1}, id="shared by columns"),
+        pytest.param("wide|few", {"WIDE_TAPS": 1, "TAPS_OF_LANE": 1}, id="shared by columns"),
         pytest.param("tabled", {"SHARED_BYTES": 0}, id="tabled"),
         pytest.param("tabled", {"SHARED_BYTES": 0, "WIDE_TAPS": 1}, id="tabled, shared"),
-        pytest.param("bands", BANDS, id="bands"),
-        pytest.param(
-            "bands", BANDS | {"BIN_COSTS": {2: 1}, "RESERVED_BYTES": 22_000}, id="two quads"
-        ),
-        pytest.param("bands", BANDS | {"RESERVED_BYTES": 0}, id="whole maps"),
-        pytest.param(
-            "bands", BANDS | {"rows_of": lambda *_: 3, "BEYOND": 1}, id="bands of three rows"
-        ),
-        pytest.param("tabled", BANDS | {"MOST_TAPS": 3}, id="large boxes apart"),
-        pytest.param("bands", BANDS | {"BATCH_BYTES": 1}, id="bands for each box"),
-        pytest.param(
-            "bands", BANDS | {"narrowed_within": lambda strides, _: strides}, id="bands, 64 bits"
-        ),
     ],
 )
-def test_every_kernel_pools_the_same(
-    target, rng, patched, monkeypatch, constants, kernels, sampling, layout
-):
-    from numba_roialign._cuda import average, banded
+def test_every_kernel_pools_the_same(pooled_by, constants, kernels, sampling, layout):
+    launched = pooled_by(constants, sampling, layout)
+    assert re.search(f"schedule_.*({kernels})", launched), launched
 
-    def noted(kernel, *rest):
-        launched.append(kernel.py_func.__name__ if hasattr(kernel, "py_func") else kernel.__name__)
-        return configured(kernel, *rest)
 
-    launched, configured = [], average.configured
-    shape = (2, 6, 8, 17)
-    features, rois = random_features(rng, shape), random_rois(rng, 5, shape)
-    expected = reference.roi_align(features, rois, (3, 2), 1.0, sampling)
-    if layout == "NHWC":
-        features, expected = (np.moveaxis(values, 1, 3).copy() for values in (features, expected))
-    patched(**{"BINS_OF_PIXEL": np.inf, **constants})
-    for module in (average, banded):
-        monkeypatch.setattr(module, "configured", noted)
-    found = roi_align(
-        target.array(features), target.array(rois), (3, 2), 1.0, sampling, layout=layout
-    )
-    target.assert_matches(found, expected, features, rois)
-    if layout == "NCHW":
-        assert any(re.search(f"schedule_.*({kernels})", name) for name in launched), launched
+@pytest.mark.only("cuda")
+@pytest.mark.parametrize("sampling", [2, -1])
+@pytest.mark.parametrize(
+    "constants",
+    [
+        pytest.param({}, id="some rows"),
+        pytest.param({"BIN_COSTS": {2: 1}, "RESERVED_BYTES": 22_000}, id="two quads"),
+        pytest.param({"RESERVED_BYTES": 0}, id="whole maps"),
+        pytest.param({"rows_of": lambda *_: 3, "BEYOND": 1}, id="three rows"),
+        pytest.param({"MOST_TAPS": 3}, id="large boxes apart"),
+        pytest.param({"BATCH_BYTES": 1}, id="a batch for each box"),
+        pytest.param({"narrowed_within": lambda strides, _: strides}, id="offsets of 64 bits"),
+    ],
+)
+def test_bands_pool_the_same(pooled_by, constants, sampling):
+    launched = pooled_by({"BINS_OF_PIXEL": 0, "LEAST_OUTPUTS": 0, **constants}, sampling)
+    assert re.search(r"schedule_homes schedule_(wide_)?bands", launched), launched
+    if "MOST_TAPS" in constants:
+        assert "schedule_tabled" in launched
 
 
 @pytest.mark.only("cpu")
