@@ -31,11 +31,12 @@ from .worker import without_folders
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("numba_roialign", "numba", "numba-cuda", "numpy", "torch", "torchvision", "pytest")
 # Tests of every kernel, but few: under the sanitizer a launch takes many times as long.
-SANITIZED = "average or gradient or maximum or boxes or kernel"
+SANITIZED = "average or gradient or maximum or boxes or kernel or bands"
 SHARING = (
-    "average or gradient or channels or kernel"  # of those, the kernels whose threads share memory
+    # of those, the kernels whose threads share memory
+    "average or gradient or channels or kernel or bands"
 )
-SHOWN_LINES = 25
+SHOWN_LINES = 32
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def steps(name):
         ),
         Step("benchmark", [*bench, name], 155),
         Step("tables", [python, "-m", "bench", "report", str(RESULTS / f"{name}.json")], 15),
+        # Which of two schedules many boxes should have: a device has timed but one of them.
+        Step("bands or none", [python, "-m", "bench.constants", "BINS_OF_PIXEL=0.17,1e9"], 60),
         Step("benchmark of the gradient", [*bench, backward, "--backward", "--quick"], 50),
         Step(
             "tables of the gradient",
