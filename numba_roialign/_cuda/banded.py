@@ -37,7 +37,7 @@ NEVER = 1 << 31  # taps
 # banks, and by the pieces in which it is written.
 BIN_COSTS = {1: 8, 2: 6.6, 4: 6}
 LOOK_COST = 0.2  # of a row of bins that a block looks at, to find those of its band
-LOOKS = 2  # at rows of bins, for each result, at most
+LOOKS_OF_RESULT = 2  # at rows of bins, at most
 MOST_QUADS = 4  # of channels, of a block
 UNEVEN = 1.25  # bins of the fullest of several bands, by the mean
 MOST_PARTS = 16  # of the boxes: each packs its bands anew
@@ -116,9 +116,12 @@ def suits(case):
         or bins * case.channels < LEAST_OUTPUTS
     ):
         return False
-    division = division_of(case)
-    # A block looks at each row of bins, or at its share: of many images, at all in vain.
-    return division is not None and division[1][0] <= LOOKS * sampling.output_width * case.channels
+    if (division := division_of(case)) is None:
+        return False
+    # Blocks of a band look at all rows of bins to find theirs: for many images, mostly in vain.
+    _, (units, _) = division
+    looks = units * case.rois * sampling.output_height
+    return looks <= LOOKS_OF_RESULT * bins * case.channels
 
 
 class Banded:
