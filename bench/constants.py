@@ -46,10 +46,9 @@ def use(name, value):
     from numba_roialign._cuda import average, banded, plans
 
     owners = [module for module in (average, banded) if hasattr(module, name)]
-    if not owners:
-        raise SystemExit(f"there is no constant named {name}")
-    for module in owners:
-        setattr(module, name, value)
+    if len(owners) != 1:
+        raise SystemExit(f"there is no constant named {name}, or there are two")
+    setattr(owners[0], name, value)
     plans.plan_of.cache_clear()
     _repeats.repeats_of.cache_clear()
 

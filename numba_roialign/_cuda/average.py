@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from . import launches
 from .box_tables import (
     TAPS_OF_LANE,
     capacities,
@@ -35,7 +36,7 @@ BLOCKS = 512
 MORE_BLOCKS = 4096
 # Threads that a device has room for at once. Of no more bins of a channel each has a thread.
 RESIDENT = 1 << 18
-SHARED_BYTES = (48 << 10) - 16  # that any device gives a block, less what tables begin with
+SHARED_BYTES = launches.SHARED_BYTES - 16  # less what tables begin with
 GROUPS_LAST = 32  # that take channels side by side: a warp
 SHORT_ROW = 32  # bins, less than which are written in pieces of sectors
 WIDE_TAPS = 16  # of a bin, from which on several threads may share it

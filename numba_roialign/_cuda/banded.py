@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +19,12 @@ from .bands import (
 )
 from .box_tables import capacities, empty_tables
 from .indices import narrowed
-from .launches import Limits, configured
+from .launches import DECLARED_BYTES, Limits, configured
 from .lines import HELD
 
 EIGHTH = 8  # of all banks are what one thread loads
-BLOCKS = 2  # of a multiprocessor, which share its memory
-RESERVED_BYTES = 10 << 10  # of each block's: its list, and what the device itself takes
+BLOCKS_AT_ONCE = 2  # of a multiprocessor, which share its memory
+RESERVED_BYTES = DECLARED_BYTES + (1 << 10)  # of each block's: its list, and the device's own
 BEYOND = 3  # rows of the next band that a band has too: those that most of its bins may tap
 LEAST_ROWS = 4  # that begin in a band: with fewer, most of what is packed is packed twice
 BINS_OF_PIXEL = 1 / 6  # of a channel, from which on packing all of the maps is worth it
@@ -59,7 +58,7 @@ def rows_of(case, quads):
     sampling, limits = case.sampling, case.limits
     if quads >= 2 * ceil_div(case.channels, QUAD) or quads * sampling.output_width > BAND_THREADS:
         return 0
-    room = min(limits.shared_bytes // BLOCKS, limits.block_bytes) - RESERVED_BYTES
+    room = min(limits.shared_bytes // BLOCKS_AT_ONCE, limits.block_bytes) - RESERVED_BYTES
     rows = min(sampling.height, room // (case.number_bytes * QUAD * quads * sampling.width))
     return rows if rows >= min(sampling.height, LEAST_ROWS + BEYOND) else 0
 
@@ -78,7 +77,7 @@ def divisions(case):
     That is what blocks do one after the other on the busiest multiprocessor, in pixels packed.
     Some, for a call with another number of boxes is planned anew: all took 3 ms.
     """
-    sampling, at_once = case.sampling, BLOCKS * case.limits.multiprocessors
+    sampling, at_once = case.sampling, BLOCKS_AT_ONCE * case.limits.multiprocessors
     height, width, work = sampling.height, sampling.width, case.rois * sampling.output_height
     for quads in [quads for quads in BIN_COSTS if quads <= MOST_QUADS]:
         fit, groups = rows_of(case, quads), ceil_div(case.channels, QUAD * quads)
@@ -99,7 +98,6 @@ def divisions(case):
                 yield ceil_div(units * parts, at_once) * cost, (units, parts), numbers
 
 
-@functools.lru_cache(256)
 def division_of(case):
     """Return how blocks divide maps and boxes, and how many there are; None if they cannot."""
     found = min(divisions(case), default=None)
@@ -137,8 +135,8 @@ class Banded:
             queue.empty, rois.shape[0], self.sampling, number, batch_bytes // 2
         )
         rows, bins, slots = self.tables.head.shape[0], sum(self.bins), sum(self.slots)
-        spans, joined = queue.empty(rows * bins, np.uint64), queue.empty(rows * slots, np.uint64)
-        self.taps = Taps(spans, joined, np.uint32(bins), np.uint32(slots))
+        bounds, taps = queue.empty(rows * bins, np.uint64), queue.empty(rows * slots, np.uint64)
+        self.taps = Taps(bounds, taps, np.uint32(bins), np.uint32(slots))
         self.homes = queue.empty(rows * self.bins[0], np.uint32)
         self.large = Average(rois, geometry, queue, 0, channels, False, is_packed, self.tables)
         is_held = 0 < 2 * self.sampling.samples_x <= HELD

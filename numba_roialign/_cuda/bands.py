@@ -33,9 +33,10 @@ from .lines import HELD
 
 element_at = cuda.jit(device=True)(_kernels.element_at)
 
-QUAD = 4  # channels of a thread, for float32 are 16 bytes: it loads no more at once
+QUAD = 4  # channels of a thread: of float32 16 bytes, which is the most that it loads at once
 PIXELS = 4  # of a quad, that a thread reads at once to pack them
-READ = PIXELS * QUAD
+PACKED = PIXELS * QUAD  # numbers
+TAPPED = AT_ONCE * QUAD  # numbers, that a thread reads at once to pool
 BAND_THREADS = 448  # of a block, at most: 64 times 7 bins; two blocks fit a multiprocessor
 LISTED = 1024  # rows of bins that a block knows of at a time
 LOOKS = 4  # rows of bins that a thread looks at, at once
@@ -185,7 +186,7 @@ def pack_quad(features, strides, band, rows, quad, starts, values):
 @cuda.jit(device=True)
 def pack(features, strides, band, quads, height, zero):
     """Read a band into shared memory."""
-    starts, values = cuda.local.array(QUAD, np.uintp), cuda.local.array(READ, type(zero))
+    starts, values = cuda.local.array(QUAD, np.uintp), cuda.local.array(PACKED, type(zero))
     rows, number = np.uint32(min(band.rows, np.uint32(height - band.first))), np.uint32(0)
     while number < quads:
         quad = quad_of(band, number, strides)
@@ -236,7 +237,7 @@ def bin_sums(features, strides, band, quad, taps, rows, columns, sums, more, zer
     """
     pixels, weights = cuda.local.array(HELD, np.uint32), cuda.local.array(HELD, type(zero))
     others, shares = cuda.local.array(AT_ONCE, np.uint32), cuda.local.array(AT_ONCE, type(zero))
-    line, values = cuda.local.array(QUAD, type(zero)), cuda.local.array(READ, type(zero))
+    line, values = cuda.local.array(QUAD, type(zero)), cuda.local.array(TAPPED, type(zero))
     Index, (slot, last), (first, end) = type(strides.channel), rows, columns
     for k in range(QUAD):
         sums[k] = zero
