@@ -97,7 +97,8 @@ class Cuda(Target):
             # So that small arrays take several blocks, parts, rounds and tiles, and every kernel.
             launches.THREADS_PER_BLOCK = 16
             average.THREADS, average.WIDE_THREADS, average.GROUPS_LAST = 8, 16, 2
-            average.BLOCKS, average.MORE_BLOCKS, average.RESIDENT = 4, 8, 200
+            average.MORE_BLOCKS, average.RESIDENT = 8, 200
+            average.WARPS = dict.fromkeys(average.WARPS, 4)
             average.TAPS_OF_LANE = box_tables.TAPS_OF_LANE = 2
             average.WIDE_TAPS, average.SHORT_ROW = 5, 4
             bands.LISTED, banded.BAND_THREADS, banded.MOST_PARTS = 5, 12, 2

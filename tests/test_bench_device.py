@@ -34,7 +34,7 @@ class Simulated(OursOnDevice):
         from numba_roialign._cuda import average, gradient, launches
 
         launches.THREADS_PER_BLOCK = average.THREADS = average.WIDE_THREADS = 8
-        average.BLOCKS, gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 2, 4
+        gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 4
         gradient.THREADS, gradient.BLOCKS, gradient.LISTERS = 4, 1, 2
         cuda_implementations.CALLS_PER_GRAPH = cuda_implementations.MOST_COPIES = 2
         super().__init__(threads, there="numba", **options)

@@ -14,9 +14,9 @@ from tests.conftest import SIMULATOR
 
 REQUIRED = bool(os.environ.get("NUMBA_ROIALIGN_REQUIRE_PTX"))
 CAPABILITIES = [(7, 5), (8, 0), (9, 0)]
-# Of 65536 on a multiprocessor: with 80 it holds three blocks of 256 threads, with 128 two.
-MOST_REGISTERS = 80
-# Samples and their numbers, kept apart; and 16 values on their way at once.
+REGISTERS = 1 << 16  # of a multiprocessor
+MOST_REGISTERS = 80  # with which it holds three blocks of 256 threads; with 128 it is two
+# Samples and their numbers, kept apart; and how threads share the bins of a box.
 MORE_REGISTERS = ("schedule_maxima", "schedule_winners", "schedule_wide", "schedule_tabled")
 FLOATS_ALONE = ("schedule_homes", "schedule_bands", "schedule_wide_bands")  # of float64, walks
 MOVES = ("schedule_tiles", "schedule_zeros")  # kernels without arithmetic on numbers
@@ -105,13 +105,17 @@ def launches_of(dtype, monkeypatch):
         target.queue_gradient(queue, pooled, rois, features, None, how)
         target.queue_gradient(queue, pooled, rois, features, argmax, of_max)
         target.queue_box_gradient(queue, pooled, features, rois, out_rois, how)
-    # Averages that other kernels pool: many boxes, wide bins, and a table that has no room.
+    # Averages that other kernels pool: many boxes, of more channels, of bins with many taps that
+    # are wide or not, and with a table that has no room.
     how = how._replace(layout="NCHW")
     many = device_array((100_000, 5), "float32")
-    pooled = device_array((100_000, 3, 7, 7), dtype)
-    features = device_array((2, 3, 40, 50), dtype)
+    pooled, pooled_5 = (device_array((100_000, channels, 7, 7), dtype) for channels in (3, 5))
+    features, features_5 = (device_array((2, channels, 40, 50), dtype) for channels in (3, 5))
     target.queue_pooling(queue, features, many, pooled, None, how)
-    adaptive = how._replace(sampling=sampling._replace(width=500, samples_y=0, samples_x=0))
+    target.queue_pooling(queue, features_5, many, pooled_5, None, how)
+    adaptive = how._replace(sampling=sampling._replace(samples_y=0, samples_x=0))
+    target.queue_pooling(queue, features_5, many, pooled_5, None, adaptive)
+    adaptive = how._replace(sampling=adaptive.sampling._replace(width=500))
     wide = device_array((2, 3, 40, 500), dtype)
     target.queue_pooling(queue, wide, many, pooled, None, adaptive)
     large = how._replace(sampling=sampling._replace(output_height=3000))
@@ -189,6 +193,13 @@ def kernels_of_the_target():
     ]
 
 
+def warps_of_kernels():
+    """Return how many warps a multiprocessor is taken to hold, of kernels that divide boxes so."""
+    from numba_roialign._cuda.average import WARPS
+
+    return {kernel.py_func.__name__: warps for kernel, warps in WARPS.items()}
+
+
 def combinations():
     """Give every kernel in float32 for every capability, and in the types that make it another.
 
@@ -223,6 +234,8 @@ def test_a_kernel_computes_in_its_own_type_and_in_registers(
     assert spilled == 0
     most = 128 if dtype == "float64" or kernel in MORE_REGISTERS else MOST_REGISTERS
     assert 0 < registers <= most
+    if dtype == "float32" and capability == (9, 0):
+        assert registers <= REGISTERS // (32 * warps_of_kernels().get(kernel, 1))
 
 
 def test_a_kernel_of_the_user_computes_in_its_own_type(monkeypatch):

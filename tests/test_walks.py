@@ -14,6 +14,7 @@ from numba_roialign._taps import bin_of_taps, pad_bin
 from . import reference
 from .conftest import random_features, random_rois
 
+H200 = 132, 228 << 10, 227 << 10  # multiprocessors, bytes shared by each and asked by a block
 needs_cuda = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="needs numba-cuda")
 
 
@@ -37,6 +38,23 @@ def patched(monkeypatch):
     forget()
 
 
+def average_of(shape, rois, bins, samples, layout="NCHW", dtype="float32"):
+    """Return the average of a call as an H200 would be given it."""
+    from numba_roialign._cuda.average import Average
+    from numba_roialign._cuda.launches import Limits
+    from numba_roialign._geometry import Sampling
+
+    images, channels, height, width = shape
+    sampling = Sampling(
+        images, height, width, bins, bins, 1.0, 1.0, samples, samples, most_samples=1 << 30
+    )
+    queue = SimpleNamespace(empty=lambda shape, dtype: np.empty(shape, dtype))
+    zero, boxes = np.dtype(dtype).type(0), SimpleNamespace(shape=(rois, 5))
+    is_last = layout == "NHWC"
+    geometry = sampling, None, zero
+    return Average(boxes, geometry, queue, 1 << 26, channels, is_last, True, Limits(*H200))
+
+
 @pytest.mark.only("cpu")
 @needs_cuda
 @pytest.mark.parametrize(
@@ -44,9 +62,10 @@ def patched(monkeypatch):
     [
         ((1, 256, 200, 304), 1000, 7, 2, "NCHW", "schedule_boxes"),
         ((1, 256, 200, 304), 1000, 7, 2, "NHWC", "schedule_boxes"),
-        ((1, 3, 600, 512), 256, 96, 1, "NCHW", "schedule_boxes"),
-        ((1, 256, 25, 38), 300, 7, 8, "NCHW", "schedule_wide"),
-        ((1, 256, 25, 38), 300, 7, 0, "NCHW", "schedule_wide"),
+        ((1, 3, 600, 512), 256, 96, 1, "NCHW", "schedule_colours"),
+        ((1, 256, 25, 38), 300, 7, 8, "NCHW", "schedule_unheld"),
+        ((1, 256, 25, 38), 300, 7, 0, "NCHW", "schedule_unheld"),
+        ((1, 2048, 25, 38), 4, 7, 0, "NCHW", "schedule_unheld"),
         ((1, 256, 200, 304), 500, 7, 0, "NCHW", "schedule_wide"),
         ((1, 32, 1080, 1920), 1, 7, 0, "NCHW", "schedule_wide"),
         ((1, 64, 50, 76), 8, 7, 2, "NCHW", "schedule_few"),
@@ -59,16 +78,8 @@ def patched(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_kernel_of_a_call(shape, rois, bins, samples, layout, name, dtype):
     from numba_roialign._cuda import average
-    from numba_roialign._geometry import Sampling
 
-    images, channels, height, width = shape
-    sampling = Sampling(
-        images, height, width, bins, bins, 1.0, 1.0, samples, samples, most_samples=1 << 30
-    )
-    queue = SimpleNamespace(empty=lambda shape, dtype: np.empty(shape, dtype))
-    zero, boxes = np.dtype(dtype).type(0), SimpleNamespace(shape=(rois, 5))
-    is_last = layout == "NHWC"
-    own = average.Average(boxes, (sampling, None, zero), queue, 1 << 26, channels, is_last, True)
+    own, channels = average_of(shape, rois, bins, samples, layout, dtype), shape[1]
     assert own.kernel.py_func.__name__ == name
     threads, division = np.prod(own.threads), own.division
     assert 0 < threads <= 256
@@ -79,11 +90,27 @@ def test_the_kernel_of_a_call(shape, rois, bins, samples, layout, name, dtype):
         assert division.across * division.groups >= channels
         assert division.down * division.columns >= bins**2
     else:
-        assert division.across * division.groups * average.OWN >= channels
+        assert division.across * division.groups * own.own >= channels
         assert division.down * division.walks * division.rows >= bins
-    places = own.threads[0] if is_last else own.threads[1]
+    places = own.threads[0] if layout == "NHWC" else own.threads[1]
     assert places >= division.groups
     assert own.shared_bytes <= average.SHARED_BYTES
+
+
+@pytest.mark.only("cpu")
+@needs_cuda
+@pytest.mark.parametrize(
+    ("shape", "rois", "bins", "samples"),
+    [
+        ((1, 2048, 25, 38), 4, 7, 0),
+        ((1, 3, 1080, 1920), 64, 112, 2),
+        ((1, 256, 100, 152), 60, 7, 2),
+    ],
+)
+def test_a_device_holds_all_blocks_of_a_few_boxes_at_once(shape, rois, bins, samples):
+    own = average_of(shape, rois, bins, samples)
+    at_once = own.blocks_at_once(np.prod(own.threads), own.numbers)
+    assert 3 / 4 * at_once < own.parts * rois <= at_once
 
 
 @pytest.mark.only("cpu")
@@ -112,7 +139,7 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     sampling = Sampling(
         images, height, width, bins, bins, 1.0, 1.0, samples, samples, most_samples=1 << 30
     )
-    limits = Limits(132, 228 << 10, 227 << 10)
+    limits = Limits(*H200)
     case = banded.Case(sampling, rois, channels, 4, limits)
     assert banded.suits(case) == (kernel is not None)
     assert not banded.suits(case._replace(number_bytes=8))
@@ -182,9 +209,9 @@ def pooled_by(target, rng, patched, monkeypatch):
 @pytest.mark.parametrize(
     ("kernels", "constants"),
     [
-        pytest.param("boxes|wide", {"RESIDENT": 0}, id="columns of bins"),
+        pytest.param("boxes|unheld|wide", {"RESIDENT": 0}, id="columns of bins"),
         pytest.param("few", {"RESIDENT": 1 << 30, "WIDE_TAPS": 99}, id="few"),
-        pytest.param("boxes|wide", {"STAGED_BYTES": 0, "RESIDENT": 0}, id="not staged"),
+        pytest.param("boxes|unheld|wide", {"STAGED_BYTES": 0, "RESIDENT": 0}, id="not staged"),
         pytest.param("", {"narrowed_within": lambda strides, _: strides}, id="offsets of 64 bits"),
         pytest.param("wide", {"WIDE_TAPS": 1, "TAPS_OF_LANE": 1}, id="shared by columns"),
         pytest.param("tabled", {"SHARED_BYTES": 0}, id="tabled"),

@@ -15,22 +15,33 @@ from .box_tables import (
     shared_places,
 )
 from .indices import narrowed_within
-from .launches import MOST_BLOCKS, configured
+from .launches import MOST_BLOCKS, TAKEN_BYTES, configured
 from .lines import HELD
 from .walks import (
+    COLOURS,
     OWN,
     Division,
     schedule_boxes,
+    schedule_colours,
     schedule_few,
     schedule_tabled,
+    schedule_unheld,
     schedule_wide,
 )
 
 THREADS = 128  # of a block
 WIDE_THREADS = 256  # where rows of bins are long, or channels come last
-# Blocks of a launch: so many that each multiprocessor has several, or fewer rows of bins for each.
-# Twice as many took 0.92 to 1.35 times as long on an H200, `few_4x2048` longest.
-BLOCKS = 512
+WARP = 32  # threads
+# Warps of a kernel that a multiprocessor holds, by the registers that float32 takes of its 2^16 for
+# capability 9.0: up to a third less for others.
+WARPS = {
+    schedule_boxes: 28,
+    schedule_colours: 28,
+    schedule_unheld: 28,
+    schedule_wide: 20,
+    schedule_tabled: 24,
+}
+FILLING = 2  # rows of bins, that a thread pools in the time in which a block fills its table
 # Where boxes may be large, which then have more parts than others. A block that finds none of them
 # left has filled a table: eight times as many took 87 us instead of 10 for 4 small boxes.
 MORE_BLOCKS = 4096
@@ -69,22 +80,27 @@ class Average:
     """The average of a call's boxes: its kernel, how this divides boxes, and tables."""
 
     def __init__(
-        self, rois, geometry, queue, batch_bytes, channels, is_last, is_packed, tables=None
+        self, rois, geometry, queue, batch_bytes, channels, is_last, is_packed, limits, tables=None
     ):
-        self.rois, self.queue, self.channels = rois, queue, channels
+        self.rois, self.queue, self.channels, self.limits = rois, queue, channels, limits
         self.is_last, self.is_packed = is_last, is_packed
         self.sampling, self.convention, self.zero = geometry
         self.bins = self.sampling.output_height, self.sampling.output_width
         self.slots, number = capacities(self.sampling), self.zero.dtype
         self.kernel = self.choose() if tables is None else schedule_tabled
-        before = self.divide()
+        self.own = COLOURS if self.kernel is schedule_colours else OWN
+        self.numbers = 0  # that the threads of a block share
+        if self.kernel is schedule_few:
+            self.divide_bins()
+        else:
+            self.divide_columns()
+        self.shared_bytes = self.shared_bytes_of(self.numbers)
         if self.kernel is schedule_tabled:
-            self.shared_bytes = before * number.itemsize
             self.tables = tables or empty_tables(
                 queue.empty, rois.shape[0], self.sampling, number, batch_bytes
             )
         else:
-            self.places, self.shared_bytes = shared_places(self.sampling, number, before)
+            self.places, _ = shared_places(self.sampling, number, self.numbers)
 
     def most_taps(self):
         """Return how many taps a bin of a row can have whose box lies in the map."""
@@ -105,7 +121,9 @@ class Average:
             return schedule_wide
         if self.rois.shape[0] * self.channels * math.prod(self.bins) <= RESIDENT:
             return schedule_few
-        return schedule_boxes if 0 < 2 * self.sampling.samples_x <= HELD else schedule_wide
+        if not 0 < 2 * self.sampling.samples_x <= HELD:
+            return schedule_unheld
+        return schedule_colours if self.channels <= COLOURS else schedule_boxes
 
     def divide_bins(self):
         """Find how blocks divide boxes where each bin of a channel has a thread.
@@ -125,44 +143,58 @@ class Average:
         numbers = across, down, groups, columns, 1, 1, 1
         self.division = Division(*map(np.uint32, numbers), self.is_last, False)
 
-    def divide(self):
-        """Find how blocks divide boxes, and their threads; return how many numbers these share."""
-        if self.kernel is schedule_few:
-            self.divide_bins()
-            return 0
+    def divide_columns(self):
+        """Find how blocks divide boxes where threads walk down columns of bins."""
         (height, width), rois, lanes = self.bins, self.rois.shape[0], 1
-        owners = ceil_div(self.channels, OWN)
+        owners = ceil_div(self.channels, self.own)
         threads = WIDE_THREADS if self.is_last or width >= SHORT_ROW else THREADS
         columns = min(width, threads // min(owners, GROUPS_LAST) if self.is_last else threads)
         walkers = threads // columns
         across = ceil_div(owners, min(walkers, GROUPS_LAST) if self.is_last else walkers)
         groups = ceil_div(owners, across)
         across = ceil_div(owners, groups)
-        part = ceil_div(height, min(height, ceil_div(BLOCKS, rois * across)))
-        walks = min(part, max(1, walkers // groups))
-        rows = ceil_div(part, walks)
-        down = ceil_div(height, rows * walks)
+        ways = []
+        for part in {ceil_div(height, down) for down in range(1, height + 1)}:
+            walks = min(part, max(1, walkers // groups))
+            rows = ceil_div(part, walks)
+            down = ceil_div(height, rows * walks)
+            staged = self.staged(self.own * groups * walks * rows * width)
+            at_once = self.blocks_at_once(groups * columns * walks, staged)
+            time = ceil_div(rois * across * down, at_once) * (rows + FILLING)
+            ways.append((time, down, walks, rows, staged))
+        _, down, walks, rows, staged = min(ways)
         along, self.parts = groups * walks, across * down
         if self.is_wide:
             lanes = 2 * power_below(ceil_div(self.most_taps(), TAPS_OF_LANE))
             lanes = min(lanes, power_below(walkers))
             along = max(along, lanes)
             self.parts = max(self.parts, min(owners * height, MORE_BLOCKS // rois))
-        tile = OWN * groups * walks * rows * width
-        is_short = self.is_packed and not self.is_last and width < SHORT_ROW
-        is_staged = is_short and tile * self.zero.itemsize <= self.staged_bytes()
         self.threads = (groups, columns * walks * lanes) if self.is_last else (columns, along)
         numbers = across, down, groups, columns, walks, rows, lanes
-        self.division = Division(*map(np.uint32, numbers), self.is_last, is_staged)
-        meets = OWN * math.prod(self.threads) if lanes > 1 else 0
-        return max(meets, tile if is_staged else 0)
+        self.division = Division(*map(np.uint32, numbers), self.is_last, staged > 0)
+        self.numbers = max(self.own * math.prod(self.threads) if lanes > 1 else 0, staged)
 
-    def staged_bytes(self):
-        """Return how large a part may be whose bins meet in shared memory."""
+    def shared_bytes_of(self, numbers):
+        """Return what a block asks for whose threads share so many numbers."""
         if self.kernel is schedule_tabled:
-            return STAGED_BYTES
-        _, table_bytes = shared_places(self.sampling, self.zero.dtype, 0)
-        return min(STAGED_BYTES, SHARED_BYTES - table_bytes)
+            return numbers * self.zero.itemsize
+        return shared_places(self.sampling, self.zero.dtype, numbers)[1]
+
+    def staged(self, numbers):
+        """Return how many numbers of a part meet in shared memory: all of them or none."""
+        is_short = self.is_packed and not self.is_last and self.bins[1] < SHORT_ROW
+        room = min(STAGED_BYTES, SHARED_BYTES - self.shared_bytes_of(0))
+        return numbers if is_short and numbers * self.zero.itemsize <= room else 0
+
+    def blocks_at_once(self, threads, numbers):
+        """Return how many blocks a device holds at once.
+
+        With a few more than that, `few_4x2048` took 1.35 times as long on an H200 as with half as
+        many.
+        """
+        warps, shared_bytes = ceil_div(threads, WARP), self.shared_bytes_of(numbers)
+        fit = self.limits.shared_bytes // (shared_bytes + TAKEN_BYTES)
+        return self.limits.multiprocessors * max(1, min(fit, WARPS[self.kernel] // warps))
 
     def pool(self, source, target):
         """Pool all boxes; `source` and `target` are a flat array and its strides each."""

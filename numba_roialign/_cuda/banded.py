@@ -19,12 +19,12 @@ from .bands import (
 )
 from .box_tables import capacities, empty_tables
 from .indices import narrowed
-from .launches import DECLARED_BYTES, Limits, configured
+from .launches import DECLARED_BYTES, TAKEN_BYTES, Limits, configured
 from .lines import HELD
 
 EIGHTH = 8  # of all banks are what one thread loads
 BLOCKS_AT_ONCE = 2  # of a multiprocessor, which share its memory
-RESERVED_BYTES = DECLARED_BYTES + (1 << 10)  # of each block's: its list, and the device's own
+RESERVED_BYTES = DECLARED_BYTES + TAKEN_BYTES  # of each block's, its list among them
 BEYOND = 3  # rows of the next band that a band has too: those that most of its bins may tap
 LEAST_ROWS = 4  # that begin in a band: with fewer, most of what is packed is packed twice
 BINS_OF_PIXEL = 1 / 6  # of a channel, from which on packing all of the maps is worth it
@@ -138,7 +138,9 @@ class Banded:
         bounds, taps = queue.empty(rows * bins, np.uint64), queue.empty(rows * slots, np.uint64)
         self.taps = Taps(bounds, taps, np.uint32(bins), np.uint32(slots))
         self.homes = queue.empty(rows * self.bins[0], np.uint32)
-        self.large = Average(rois, geometry, queue, 0, channels, False, is_packed, self.tables)
+        self.large = Average(
+            rois, geometry, queue, 0, channels, False, is_packed, case.limits, self.tables
+        )
         is_held = 0 < 2 * self.sampling.samples_x <= HELD
         self.kernel = schedule_bands if is_held else schedule_wide_bands
 

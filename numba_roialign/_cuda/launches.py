@@ -32,6 +32,7 @@ CODES = {bool: "?7x", int: "q", np.uint32: "I4x", np.float32: "f4x", float: "d",
 
 SHARED_BYTES = 48 << 10  # that any device gives a block
 DECLARED_BYTES = 9 << 10  # of these, at most, that a kernel has without its launch asking for them
+TAKEN_BYTES = 1 << 10  # of each block, by the device itself
 
 _compiled: dict = {}
 _granted: dict = {}  # shared memory of kernels that asked for more

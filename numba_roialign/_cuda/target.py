@@ -87,7 +87,7 @@ def queue_pooling(queue, features, rois, out, argmax, how):
         if not is_last and suits(case):
             Banded(*call, is_packed, case).pool(source, target)
         else:
-            Average(*call, is_last, is_packed).pool(source, target)
+            Average(*call, is_last, is_packed, limits).pool(source, target)
         return
     tables = Tables(rois, geometry, queue, how.batch_bytes, samples=True)
     if argmax is not None:

@@ -43,6 +43,7 @@ from .lines import HELD, Held, bin_sum, held_lines, hold, weighted_lines
 element_at = cuda.jit(device=True)(_kernels.element_at)
 
 OWN = 4  # channels of a thread
+COLOURS = 3  # of a thread, where there are no more
 VALUES = HELD * OWN  # that a thread reads at once
 FEW_THREADS = 256  # of a block, at most, of which the registers of four must fit
 NO_ROW = np.uint32(0xFFFFFFFF)
@@ -161,7 +162,7 @@ def start_of(strides, table, channel):
 @cuda.jit(device=True)
 def add_rows(
     features, start, hop, count, strides, table, ph, columns, lanes, held, kept_row, former_row,
-    sums, kept, former, values, zero, shares,
+    sums, kept, former, values, zero, holds, own,
 ):  # fmt: skip
     """Add the rows of a bin to its sums; return the last two rows that were summed.
 
@@ -172,22 +173,22 @@ def add_rows(
     while slot < last:
         row, weight = pixel_of(table, slot), weight_of(table, slot)
         if row == former_row:
-            for k in range(OWN):
+            for k in range(own):
                 sums[k] += weight * former[k]
         else:
             if row != kept_row:
-                for k in range(OWN):
+                for k in range(own):
                     former[k] = kept[k]
                 former_row, kept_row = kept_row, row
                 origin = start + np.uintp(Index(strides.row * Index(row)))
-                if shares:
+                if holds:
+                    held_lines(features, origin, hop, count, held, values, kept, own, zero)
+                else:
                     weighted_lines(
                         features, origin, hop, count, strides.column, table, columns[0],
-                        columns[1], AT_ONCE * lanes, values, kept, OWN, zero,
+                        columns[1], AT_ONCE * lanes, values, kept, own, zero,
                     )  # fmt: skip
-                else:
-                    held_lines(features, origin, hop, count, held, values, kept, OWN, zero)
-            for k in range(OWN):
+            for k in range(own):
                 sums[k] += weight * kept[k]
         slot = np.uint32(slot + 1)
     return kept_row, former_row
@@ -195,12 +196,13 @@ def add_rows(
 
 @cuda.jit(device=True)
 def pool_box(
-    features, strides, table, n, bins, division, numbers, zero, out, out_strides, channels, shares
-):
+    features, strides, table, n, bins, division, numbers, zero, out, out_strides, channels,
+    holds, shares, own,
+):  # fmt: skip
     """Pool RoI `n`: some of its parts by this block.
 
-    `shares`, whether bins may have more taps than a thread holds and threads share them, is a
-    constant of a kernel, which is compiled for it.
+    The last three are constants of a kernel, which is compiled for them: whether a thread holds the
+    taps of a bin for all rows, whether threads may share a bin, and how many channels a thread has.
     """
     sums, kept = cuda.local.array(OWN, type(zero)), cuda.local.array(OWN, type(zero))
     former, values = cuda.local.array(OWN, type(zero)), cuda.local.array(VALUES, type(zero))
@@ -218,7 +220,7 @@ def pool_box(
     out_hop = np.uintp(division.groups) * np.uintp(out_strides.channel)
     number, parts = np.uint32(cuda.blockIdx.y), np.uint32(division.across * division.down)
     while number < parts:
-        share = share_of(number, division, place, channels, OWN)
+        share = share_of(number, division, place, channels, own)
         start = start_of(strides, table, share.channel)
         rows = np.uint32(min(np.uint32(division.walks * division.rows), height - share.first_row))
         cells, above = np.uint32(rows * width), np.uint32(place.walk * division.rows)
@@ -233,28 +235,28 @@ def pool_box(
                 begin, end = bounds_of(table, height + column)
             begin = np.uint32(begin + AT_ONCE * place.lane)
             held = Held(offsets, weights, np.uint32(0))
-            if not shares:
+            if holds:
                 held = hold(table, begin, end, strides.column, offsets, weights, zero)
             kept_row = former_row = NO_ROW
             to = element_at(out_strides, n, share.channel, first, column)
             at = np.uint32(place.group * cells + above * width + column)
             ph = first
             while ph < stop:
-                for k in range(OWN):
+                for k in range(own):
                     sums[k] = zero if is_valid else zero * type(zero)(math.nan)
                 if works and is_valid and ph < height:
                     kept_row, former_row = add_rows(
                         features, start, hop, share.count, strides, table, ph, (begin, end), lanes,
-                        held, kept_row, former_row, sums, kept, former, values, zero, shares,
+                        held, kept_row, former_row, sums, kept, former, values, zero, holds, own,
                     )  # fmt: skip
                 if shares and lanes > 1:
                     sum_lanes(numbers, sums, lanes, place.lane)
                 if works and ph < height and place.lane == 0:
                     if division.is_staged and lanes == 1:
-                        for k in range(OWN):
+                        for k in range(own):
                             numbers[at + np.uint32(k) * planes_apart] = sums[k]
                     else:
-                        for k in range(OWN):
+                        for k in range(own):
                             if np.uint32(k) < share.count:
                                 out[to + np.uintp(k) * out_hop] = sums[k]
                 to += np.uintp(out_strides.row)
@@ -262,7 +264,7 @@ def pool_box(
             base = np.uint32(base + division.columns)
         if division.is_staged and lanes == 1:
             cuda.syncthreads()
-            there = min(np.uint32(OWN * division.groups), channels - share.first_channel)
+            there = min(np.uint32(own * division.groups), channels - share.first_channel)
             to = element_at(out_strides, n, share.first_channel, share.first_row, 0)
             write_staged(numbers, out, to, out_strides, np.uint32(there), cells)
             cuda.syncthreads()
@@ -292,7 +294,7 @@ def pool_bins(features, strides, table, n, bins, division, zero, out, out_stride
 @cuda.jit(device=True)
 def pool_by_own_table(
     features, strides, rois, sampling, convention, slots, places, division, zero,
-    out, out_strides, channels, shares,
+    out, out_strides, channels, holds, shares, own,
 ):  # fmt: skip
     """Fill a table in shared memory and pool the RoI of this block by it."""
     table, n = shared_table(places, zero), np.intp(cuda.blockIdx.x)
@@ -301,7 +303,7 @@ def pool_by_own_table(
     cuda.syncthreads()
     pool_box(
         features, strides, table, n, (sampling.output_height, sampling.output_width), division,
-        table.numbers, zero, out, out_strides, channels, shares,
+        table.numbers, zero, out, out_strides, channels, holds, shares, own,
     )  # fmt: skip
 
 
@@ -313,7 +315,31 @@ def schedule_boxes(
     """Pool RoIs whose bins a thread holds, a column of blocks for each."""
     pool_by_own_table(
         features, strides, rois, sampling, convention, slots, places, division, zero,
-        out, out_strides, channels, False,
+        out, out_strides, channels, True, False, OWN,
+    )  # fmt: skip
+
+
+@cuda.jit
+def schedule_unheld(
+    features, strides, rois, sampling, convention, slots, places, division, zero,
+    out, out_strides, channels,
+):  # fmt: skip
+    """As `schedule_boxes`, of bins whose taps a thread reads from the table, for each row anew."""
+    pool_by_own_table(
+        features, strides, rois, sampling, convention, slots, places, division, zero,
+        out, out_strides, channels, False, False, OWN,
+    )  # fmt: skip
+
+
+@cuda.jit
+def schedule_colours(
+    features, strides, rois, sampling, convention, slots, places, division, zero,
+    out, out_strides, channels,
+):  # fmt: skip
+    """As `schedule_boxes`, of so few channels as a picture has."""
+    pool_by_own_table(
+        features, strides, rois, sampling, convention, slots, places, division, zero,
+        out, out_strides, channels, True, False, COLOURS,
     )  # fmt: skip
 
 
@@ -322,10 +348,10 @@ def schedule_wide(
     features, strides, rois, sampling, convention, slots, places, division, zero,
     out, out_strides, channels,
 ):  # fmt: skip
-    """As `schedule_boxes`, of bins however wide."""
+    """As `schedule_unheld`, of bins so wide that several threads share them."""
     pool_by_own_table(
         features, strides, rois, sampling, convention, slots, places, division, zero,
-        out, out_strides, channels, True,
+        out, out_strides, channels, False, True, OWN,
     )  # fmt: skip
 
 
@@ -352,5 +378,5 @@ def schedule_tabled(
     if table.head[1] != POOLED:
         pool_box(
             features, strides, table, start + np.intp(row), bins, division, numbers, zero,
-            out, out_strides, channels, True,
+            out, out_strides, channels, False, True, OWN,
         )  # fmt: skip
