@@ -203,11 +203,18 @@ def skips(x1, x2, convention):
 
 
 @compilable()
+def locate_image(rois, n, sampling, convention):
+    """Return the image that RoI `n` names, or -1 when there is none."""
+    T = type(sampling.scale_y)
+    return image_of(T(rois[n, 0]), sampling.images, convention)
+
+
+@compilable()
 def locate(rois, n, sampling, convention, zero):
     """Return the image and the two axes of RoI `n`; image -1 marks a row that cannot be pooled."""
     T = type(sampling.scale_y)
     x1, y1, x2, y2 = T(rois[n, 1]), T(rois[n, 2]), T(rois[n, 3]), T(rois[n, 4])
-    image = image_of(T(rois[n, 0]), sampling.images, convention)
+    image = locate_image(rois, n, sampling, convention)
     y = axis_of(
         y1, y2, sampling.scale_y, sampling.output_height, sampling.samples_y,
         sampling.most_samples, sampling.height, convention, zero,
@@ -225,10 +232,7 @@ def locate(rois, n, sampling, convention, zero):
 
 @compilable()
 def locate_axis(rois, n, is_y, sampling, convention, zero):
-    """As `locate`, of one axis alone: return the image and the axis.
-
-    The row cannot be pooled where the image is -1 or either axis has -1 samples.
-    """
+    """As `locate`, of one axis alone, which has -1 samples where the row cannot be pooled."""
     T = type(sampling.scale_y)
     column, scale = 1, sampling.scale_x
     bins, samples, length = sampling.output_width, sampling.samples_x, sampling.width
@@ -236,8 +240,7 @@ def locate_axis(rois, n, is_y, sampling, convention, zero):
         column, scale = 2, sampling.scale_y
         bins, samples, length = sampling.output_height, sampling.samples_y, sampling.height
     low, high = T(rois[n, column]), T(rois[n, column + 2])
-    image = image_of(T(rois[n, 0]), sampling.images, convention)
     axis = axis_of(low, high, scale, bins, samples, sampling.most_samples, length, convention, zero)
     if not is_y and axis.samples >= 0 and skips(low, high, convention):
         axis = Axis(axis.start, axis.bin_size, axis.bins, 0, axis.length)
-    return image, axis
+    return axis

@@ -11,6 +11,7 @@ from .. import _geometry, _taps
 from .._taps import tap_capacity
 
 locate_axis = cuda.jit(device=True)(_geometry.locate_axis)
+locate_image = cuda.jit(device=True)(_geometry.locate_image)
 bin_of_taps = cuda.jit(device=True)(_taps.bin_of_taps)
 first_slot = cuda.jit(device=True)(_taps.first_slot)
 pad_bin = cuda.jit(device=True)(_taps.pad_bin)
@@ -92,13 +93,15 @@ def fill_table(table, rois, n, sampling, convention, slots, most_lanes, zero):
     while p < sampling.output_height + sampling.output_width:
         is_row = p < sampling.output_height
         # At one place in the code for all: compiled twice, it could round in two ways.
-        image, axis = locate_axis(rois, n, is_row, sampling, convention, zero)
+        axis = locate_axis(rois, n, is_row, sampling, convention, zero)
         axis_bin, origin, capacity, spare = p, 0, slots[0], 0
         if not is_row:
             axis_bin, origin, capacity = p - sampling.output_height, slots[0], slots[1]
             spare = AT_ONCE - 1
         is_valid = axis.samples >= 0
         if is_row and axis_bin == 0:
+            # After the box: read before it, all threads would wait for the one and then the other.
+            image = locate_image(rois, n, sampling, convention)
             table.head[0] = image if is_valid else -1
         elif axis_bin == 0:
             table.head[1] = lanes_for(axis, most_lanes) if is_valid else 0
