@@ -43,9 +43,9 @@ def parse(argv=None):
 def use(name, value):
     """Set a constant, and forget what was planned with another."""
     from numba_roialign import _repeats
-    from numba_roialign._cuda import average, banded, plans
+    from numba_roialign._cuda import average, banded, plans, small
 
-    owners = [module for module in (average, banded) if hasattr(module, name)]
+    owners = [module for module in (average, banded, small) if hasattr(module, name)]
     if len(owners) != 1:
         raise SystemExit(f"there is no constant named {name}, or there are two")
     setattr(owners[0], name, value)

@@ -31,10 +31,10 @@ from .worker import without_folders
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("numba_roialign", "numba", "numba-cuda", "numpy", "torch", "torchvision", "pytest")
 # Tests of every kernel, but few: under the sanitizer a launch takes many times as long.
-SANITIZED = "average or gradient or maximum or boxes or kernel or bands"
+SANITIZED = "average or gradient or maximum or boxes or kernel or bands or small"
 SHARING = (
     # of those, the kernels whose threads share memory
-    "average or gradient or channels or kernel or bands"
+    "average or gradient or channels or kernel or bands or small"
 )
 SHOWN_LINES = 32
 

@@ -185,6 +185,25 @@ def bin_of_taps(axis, pixels, weights, p, slot, stop):
     return slot
 
 
+@compilable()
+def tap_of(axis, p, i, is_second, zero):
+    """Return one of the two taps of sample `i` of bin `p`: a pixel, and its weight in the bin.
+
+    The weight has the type of `zero`, and is zero where there is no such tap.
+    """
+    T = type(axis.start)
+    W = type(zero)
+    samples = T(axis.samples) if axis.samples > 0 else T(1)
+    step, share = axis.bin_size / samples, T(1) / samples
+    edge = axis.start + T(p) * axis.bin_size
+    pixel, beyond = pixel_below(edge + (T(i) + T(0.5)) * step, axis.length)
+    if pixel < 0 or i >= axis.samples:
+        return 0, W(0)
+    if is_second:
+        return pixel + 1, W(beyond * share)
+    return pixel, W((T(1) - beyond) * share)
+
+
 @uncounted
 def axis_taps(axis, taps, row, slot, stop):
     """Write the taps of every bin of an axis into slots ``slot:stop`` of the table."""

@@ -9,7 +9,7 @@ import pytest
 
 from numba_roialign import roi_align
 from numba_roialign._geometry import Axis
-from numba_roialign._taps import bin_of_taps, pad_bin
+from numba_roialign._taps import bin_of_taps, pad_bin, tap_of
 
 from . import reference
 from .conftest import random_features, random_rois
@@ -21,7 +21,7 @@ needs_cuda = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="needs n
 @pytest.fixture
 def patched(monkeypatch):
     """Return a function that sets constants of a module of kernels, and forgets kept plans."""
-    from numba_roialign._cuda import average, banded, plans, target
+    from numba_roialign._cuda import average, banded, plans, small, target
     from numba_roialign._repeats import repeats_of
 
     def forget():
@@ -31,16 +31,20 @@ def patched(monkeypatch):
     def patch(**constants):
         forget()
         for name, value in constants.items():
-            for module in [module for module in (average, banded, target) if hasattr(module, name)]:
-                monkeypatch.setattr(module, name, value)
+            for module in (average, banded, small, target):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, value)
 
     yield patch
     forget()
 
 
-def average_of(shape, rois, bins, samples, layout="NCHW", dtype="float32"):
-    """Return the average of a call as an H200 would be given it."""
-    from numba_roialign._cuda.average import Average
+QUEUE = SimpleNamespace(empty=lambda shape, dtype: np.empty(shape, dtype))
+
+
+def case_of(shape, rois, bins, samples, number_bytes=4):
+    """Return what decides how an H200 is given a call."""
+    from numba_roialign._cuda.average import Case
     from numba_roialign._cuda.launches import Limits
     from numba_roialign._geometry import Sampling
 
@@ -48,11 +52,19 @@ def average_of(shape, rois, bins, samples, layout="NCHW", dtype="float32"):
     sampling = Sampling(
         images, height, width, bins, bins, 1.0, 1.0, samples, samples, most_samples=1 << 30
     )
-    queue = SimpleNamespace(empty=lambda shape, dtype: np.empty(shape, dtype))
-    zero, boxes = np.dtype(dtype).type(0), SimpleNamespace(shape=(rois, 5))
+    return Case(sampling, rois, channels, number_bytes, Limits(*H200))
+
+
+def average_of(case, layout="NCHW", dtype="float32"):
+    from numba_roialign._cuda.average import Average
+
+    geometry, boxes = (case.sampling, None, np.dtype(dtype).type(0)), boxes_of(case)
     is_last = layout == "NHWC"
-    geometry = sampling, None, zero
-    return Average(boxes, geometry, queue, 1 << 26, channels, is_last, True, Limits(*H200))
+    return Average(boxes, geometry, QUEUE, case, 1 << 26, is_last, True)
+
+
+def boxes_of(case):
+    return SimpleNamespace(shape=(case.rois, 5))
 
 
 @pytest.mark.only("cpu")
@@ -68,8 +80,8 @@ def average_of(shape, rois, bins, samples, layout="NCHW", dtype="float32"):
         ((1, 2048, 25, 38), 4, 7, 0, "NCHW", "schedule_unheld"),
         ((1, 256, 200, 304), 500, 7, 0, "NCHW", "schedule_wide"),
         ((1, 32, 1080, 1920), 1, 7, 0, "NCHW", "schedule_wide"),
-        ((1, 64, 50, 76), 8, 7, 2, "NCHW", "schedule_few"),
-        ((1, 3, 800, 1216), 1000, 7, 2, "NCHW", "schedule_few"),
+        ((1, 64, 50, 76), 8, 7, 0, "NCHW", "schedule_few"),
+        ((1, 3, 800, 1216), 1000, 7, 4, "NCHW", "schedule_few"),
         ((1, 70, 50, 76), 3, 30, 1, "NHWC", "schedule_few"),
         ((1, 2, 4000, 4000), 9, 7, 0, "NCHW", "schedule_tabled"),
         ((1, 2, 40, 40), 9, 1000, 2, "NCHW", "schedule_tabled"),
@@ -79,7 +91,7 @@ def average_of(shape, rois, bins, samples, layout="NCHW", dtype="float32"):
 def test_the_kernel_of_a_call(shape, rois, bins, samples, layout, name, dtype):
     from numba_roialign._cuda import average
 
-    own, channels = average_of(shape, rois, bins, samples, layout, dtype), shape[1]
+    own, channels = average_of(case_of(shape, rois, bins, samples), layout, dtype), shape[1]
     assert own.kernel.py_func.__name__ == name
     threads, division = np.prod(own.threads), own.division
     assert 0 < threads <= 256
@@ -108,9 +120,44 @@ def test_the_kernel_of_a_call(shape, rois, bins, samples, layout, name, dtype):
     ],
 )
 def test_a_device_holds_all_blocks_of_a_few_boxes_at_once(shape, rois, bins, samples):
-    own = average_of(shape, rois, bins, samples)
+    own = average_of(case_of(shape, rois, bins, samples))
     at_once = own.blocks_at_once(np.prod(own.threads), own.numbers)
     assert 3 / 4 * at_once < own.parts * rois <= at_once
+
+
+@pytest.mark.only("cpu")
+@needs_cuda
+@pytest.mark.parametrize(
+    ("shape", "rois", "bins", "samples", "fits"),
+    [
+        ((1, 64, 50, 76), 8, 7, 2, True),
+        ((1, 3, 800, 1216), 1000, 7, 1, True),
+        ((1, 2, 50, 76), 3, 30, 2, True),
+        ((1, 2, 50, 76), 1, 200, 1, True),
+        ((1, 64, 50, 76), 8, 7, 0, False),
+        ((1, 64, 50, 76), 8, 7, 3, False),
+        ((1, 256, 50, 76), 80, 7, 2, False),
+        ((1, 1 << 18, 3, 3), 1, 1, 1, False),
+    ],
+)
+def test_the_parts_of_a_small_call(shape, rois, bins, samples, fits):
+    from numba_roialign._cuda import small
+
+    case = case_of(shape, rois, bins, samples)
+    assert small.is_small(case) == fits
+    if not fits:
+        return
+    own = small.Small(boxes_of(case), (case.sampling, None, np.float32(0)), QUEUE, case)
+    (boxes, groups, places), parts = own.blocks, own.parts
+    # No box, channel, row or column is left out, and each tap has a thread.
+    assert boxes == rois
+    assert groups * small.OWN >= case.channels
+    assert parts.along * parts.columns >= bins
+    assert places // parts.along * parts.rows >= bins
+    assert own.threads == (parts.columns * parts.taps_x + parts.taps_y, parts.rows)
+    assert own.threads[0] <= small.WARP
+    assert own.threads[1] <= small.MOST_ROWS
+    assert parts.taps_y == parts.taps_x == 2 * samples
 
 
 @pytest.mark.only("cpu")
@@ -132,22 +179,15 @@ def test_a_device_holds_all_blocks_of_a_few_boxes_at_once(shape, rois, bins, sam
 def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     from numba_roialign._cuda import banded, launches
     from numba_roialign._cuda.bands import LISTED
-    from numba_roialign._cuda.launches import Limits
-    from numba_roialign._geometry import Sampling
 
-    images, channels, height, width = shape
-    sampling = Sampling(
-        images, height, width, bins, bins, 1.0, 1.0, samples, samples, most_samples=1 << 30
-    )
-    limits = Limits(*H200)
-    case = banded.Case(sampling, rois, channels, 4, limits)
+    case = case_of(shape, rois, bins, samples)
     assert banded.suits(case) == (kernel is not None)
     assert not banded.suits(case._replace(number_bytes=8))
     if kernel is None:
         return
-    boxes, geometry = SimpleNamespace(shape=(rois, 5)), (sampling, None, np.float32(0))
-    queue = SimpleNamespace(empty=lambda shape, dtype: np.empty(shape, dtype))
-    own = banded.Banded(boxes, geometry, queue, 1 << 26, channels, True, case)
+    images, channels, height, width = shape
+    geometry = case.sampling, None, np.float32(0)
+    own = banded.Banded(boxes_of(case), geometry, QUEUE, case, 1 << 26, True)
     assert own.kernel.py_func.__name__ == kernel
     bands, (units, parts) = banded.division_of(case)
     # No image, row, channel or row of bins is left out.
@@ -163,7 +203,7 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     number_bytes = 4 * banded.QUAD * bands.quads * bands.apart
     declared = 4 * (2 * LISTED + 1)
     assert declared <= launches.DECLARED_BYTES
-    assert banded.BLOCKS_AT_ONCE * (number_bytes + declared + 1024) <= limits.shared_bytes
+    assert banded.BLOCKS_AT_ONCE * (number_bytes + declared + 1024) <= case.limits.shared_bytes
 
 
 @pytest.fixture
@@ -174,7 +214,7 @@ def pooled_by(target, rng, patched, monkeypatch):
     """
 
     def pool(constants, sampling, layout="NCHW"):
-        from numba_roialign._cuda import average, banded
+        from numba_roialign._cuda import average, banded, small
 
         def noted(kernel, *rest):
             names.append(getattr(kernel, "py_func", kernel).__name__)
@@ -190,8 +230,8 @@ def pooled_by(target, rng, patched, monkeypatch):
         expected = reference.roi_align(features, rois, (3, 2), 1.0, sampling)
         if layout == "NHWC":
             features, expected = (np.moveaxis(x, 1, 3).copy() for x in (features, expected))
-        patched(**{"BINS_OF_PIXEL": np.inf, **constants})
-        for module in (average, banded):
+        patched(**{"BINS_OF_PIXEL": np.inf, "MOST_RESULTS": 0, **constants})
+        for module in (average, banded, small):
             monkeypatch.setattr(module, "configured", noted)
         monkeypatch.setattr(banded, "division_of", noted_division)
         found = roi_align(
@@ -226,6 +266,22 @@ def test_every_kernel_pools_the_same(pooled_by, constants, kernels, sampling, la
 
 
 @pytest.mark.only("cuda")
+@pytest.mark.parametrize("sampling", [1, 2, (2, 1), 3, -1])
+@pytest.mark.parametrize(
+    "constants",
+    [
+        pytest.param({}, id="as it comes"),
+        pytest.param({"WARP": 8, "MOST_ROWS": 1}, id="a block for each bin"),
+        pytest.param({"narrowed_within": lambda strides, _: strides}, id="offsets of 64 bits"),
+    ],
+)
+def test_small_calls_pool_the_same(pooled_by, constants, sampling):
+    launched, _ = pooled_by({"MOST_RESULTS": 1 << 30, **constants}, sampling)
+    has_few = sampling not in (3, -1)
+    assert ("schedule_small" in launched) == has_few, launched
+
+
+@pytest.mark.only("cuda")
 @pytest.mark.parametrize("sampling", [2, -1])
 @pytest.mark.parametrize(
     ("numbers", "constants"),
@@ -249,6 +305,14 @@ def test_bands_pool_the_same(pooled_by, numbers, constants, sampling):
     assert "MOST_TAPS" not in constants or "schedule_tabled" in launched
 
 
+def weights_of(pixels, weights):
+    """Return the weight of each pixel that is tapped."""
+    found = dict.fromkeys(np.asarray(pixels).tolist(), 0.0)
+    for pixel, weight in zip(pixels, weights, strict=True):
+        found[int(pixel)] += float(weight)
+    return found
+
+
 @pytest.mark.only("cpu")
 @pytest.mark.parametrize("multiple", [2, 4])
 def test_padding_reads_no_other_pixel_and_keeps_the_weight(rng, multiple):
@@ -256,16 +320,24 @@ def test_padding_reads_no_other_pixel_and_keeps_the_weight(rng, multiple):
         pixels, weights = np.zeros(32, np.uint32), np.zeros(32, np.float32)
         axis = Axis(rng.uniform(0, 20), rng.uniform(0.1, 9), 1, samples, 30)
         last = bin_of_taps(axis, pixels, weights, 0, 3, 29)
-        before = dict.fromkeys(pixels[3:last].tolist(), 0.0)
-        for pixel, weight in zip(pixels[3:last].tolist(), weights[3:last].tolist(), strict=True):
-            before[pixel] += weight
+        before = weights_of(pixels[3:last], weights[3:last])
         padded = pad_bin(pixels, weights, 3, last, multiple)
         assert (padded - 3) % multiple == 0
         assert padded - last < multiple
-        after = dict.fromkeys(pixels[3:padded].tolist(), 0.0)
-        for pixel, weight in zip(
-            pixels[3:padded].tolist(), weights[3:padded].tolist(), strict=True
-        ):
-            after[pixel] += weight
-        assert after == before
+        assert weights_of(pixels[3:padded], weights[3:padded]) == before
         assert (padded > 3) == (last > 3)
+
+
+@pytest.mark.only("cpu")
+@pytest.mark.parametrize("start", [-4.0, -1.25, -0.75, 0.0, 2.0, 2.3, 7.5, 8.0, 9.1])
+@pytest.mark.parametrize("size", [0.0, 0.4, 1.0, 3.0, 20.0, -1.7])
+@pytest.mark.parametrize("samples", [0, 1, 2])
+def test_taps_found_one_by_one_are_those_of_the_bin(start, size, samples):
+    axis = Axis(start, size, 3, samples, 10)
+    for p in range(3):
+        pixels, weights = np.zeros(32, np.uint32), np.zeros(32, np.float32)
+        last = bin_of_taps(axis, pixels, weights, p, 0, 32)
+        taps = [tap_of(axis, p, i, above, np.float32(0)) for i in (0, 1) for above in (0, 1)]
+        found = np.array([tap for tap in taps if tap[1] != 0]).reshape(-1, 2).T
+        expected = weights_of(pixels[:last], weights[:last])
+        assert weights_of(*found) == pytest.approx(expected, rel=1e-6)

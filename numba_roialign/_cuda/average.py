@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
+from .._geometry import Sampling
 from . import launches
 from .box_tables import (
     TAPS_OF_LANE,
@@ -15,7 +17,7 @@ from .box_tables import (
     shared_places,
 )
 from .indices import narrowed_within
-from .launches import MOST_BLOCKS, TAKEN_BYTES, configured
+from .launches import MOST_BLOCKS, TAKEN_BYTES, Limits, configured
 from .lines import HELD
 from .walks import (
     COLOURS,
@@ -76,13 +78,22 @@ def most_taps(bins, samples, length):
     return 2 * samples if samples > 0 else length // bins + 3
 
 
+class Case(NamedTuple):
+    """What decides how a call is divided: a number for each, but for the limits of a device."""
+
+    sampling: Sampling
+    rois: int
+    channels: int
+    number_bytes: int  # of the accumulator's
+    limits: Limits
+
+
 class Average:
     """The average of a call's boxes: its kernel, how this divides boxes, and tables."""
 
-    def __init__(
-        self, rois, geometry, queue, batch_bytes, channels, is_last, is_packed, limits, tables=None
-    ):
-        self.rois, self.queue, self.channels, self.limits = rois, queue, channels, limits
+    def __init__(self, rois, geometry, queue, case, batch_bytes, is_last, is_packed, tables=None):
+        self.rois, self.queue = rois, queue
+        self.channels, self.limits = case.channels, case.limits
         self.is_last, self.is_packed = is_last, is_packed
         self.sampling, self.convention, self.zero = geometry
         self.bins = self.sampling.output_height, self.sampling.output_width

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from .._geometry import Sampling
 from .average import Average, batches_of, ceil_div, most_taps
 from .bands import (
     BAND_THREADS,
@@ -19,7 +16,7 @@ from .bands import (
 )
 from .box_tables import capacities, empty_tables
 from .indices import narrowed
-from .launches import DECLARED_BYTES, TAKEN_BYTES, Limits, configured
+from .launches import DECLARED_BYTES, TAKEN_BYTES, configured
 from .lines import HELD
 
 EIGHTH = 8  # of all banks are what one thread loads
@@ -41,16 +38,6 @@ MOST_QUADS = 4  # of channels, of a block
 UNEVEN = 1.25  # bins of the fullest of several bands, by the mean
 MOST_PARTS = 16  # of the boxes: each packs its bands anew
 FILLERS = 128  # threads of a box that fill its table, at most
-
-
-class Case(NamedTuple):
-    """What decides how a call is divided: a number for each, but for the limits of a device."""
-
-    sampling: Sampling
-    rois: int
-    channels: int
-    number_bytes: int  # of those in shared memory
-    limits: Limits
 
 
 def rows_of(case, quads):
@@ -125,8 +112,8 @@ def suits(case):
 class Banded:
     """The average of a call's boxes by bands: tables, and how they are launched."""
 
-    def __init__(self, rois, geometry, queue, batch_bytes, channels, is_packed, case):
-        self.rois, self.queue, self.channels, self.case = rois, queue, channels, case
+    def __init__(self, rois, geometry, queue, case, batch_bytes, is_packed):
+        self.rois, self.queue, self.case = rois, queue, case
         self.sampling, self.convention, self.zero = geometry
         self.bins = self.sampling.output_height, self.sampling.output_width
         self.slots, number = capacities(self.sampling), self.zero.dtype
@@ -138,9 +125,7 @@ class Banded:
         bounds, taps = queue.empty(rows * bins, np.uint64), queue.empty(rows * slots, np.uint64)
         self.taps = Taps(bounds, taps, np.uint32(bins), np.uint32(slots))
         self.homes = queue.empty(rows * self.bins[0], np.uint32)
-        self.large = Average(
-            rois, geometry, queue, 0, channels, False, is_packed, case.limits, self.tables
-        )
+        self.large = Average(rois, geometry, queue, case, 0, False, is_packed, self.tables)
         is_held = 0 < 2 * self.sampling.samples_x <= HELD
         self.kernel = schedule_bands if is_held else schedule_wide_bands
 
@@ -161,7 +146,7 @@ class Banded:
             across = int(bands.quads) * self.bins[1]
             threads = across, BAND_THREADS // across
             numbers = int(bands.quads) * int(bands.apart) * QUAD
-            call = self.taps, bands, self.homes, self.zero, *result, self.channels
+            call = self.taps, bands, self.homes, self.zero, *result, self.case.channels
             configured(schedule_homes, count, fillers, self.queue)(
                 rois, start, *how, self.tables, *call
             )

@@ -12,12 +12,13 @@ from .._geometry import Convention, Sampling
 from .._kernels import AVERAGE, Strides
 from . import elements, plans
 from .arrays import check_result, fetch, flat_result, flat_view
-from .average import Average
-from .banded import Banded, Case, suits
+from .average import Average, Case
+from .banded import Banded, suits
 from .boxes import join_boxes, row_of, stack_boxes
 from .gradient import Tiles, schedule_gradient, schedule_winners
 from .indices import narrowed
 from .launches import limits_of, over
+from .small import Small, is_small
 from .tables import Tables, typed_geometry
 
 __all__ = ["box_backward", "clear", "join_boxes", "pool", "pool_backward", "stack_boxes"]
@@ -81,13 +82,16 @@ def queue_pooling(queue, features, rois, out, argmax, how):
     if how.mode == AVERAGE:
         is_last = source[1].channel == 1 and channels > 1
         is_packed = target[1].row == out.shape[-1] * target[1].column
-        (sampling, _, zero), call = geometry, (rois, geometry, queue, how.batch_bytes, channels)
-        limits = limits_of(queue.device)
+        (sampling, _, zero), limits = geometry, limits_of(queue.device)
         case = Case(sampling, rois.shape[0], channels, zero.dtype.itemsize, limits)
-        if not is_last and suits(case):
-            Banded(*call, is_packed, case).pool(source, target)
+        call = rois, geometry, queue, case
+        if not is_last and is_small(case):
+            average = Small(*call)
+        elif not is_last and suits(case):
+            average = Banded(*call, how.batch_bytes, is_packed)
         else:
-            Average(*call, is_last, is_packed, limits).pool(source, target)
+            average = Average(*call, how.batch_bytes, is_last, is_packed)
+        average.pool(source, target)
         return
     tables = Tables(rois, geometry, queue, how.batch_bytes, samples=True)
     if argmax is not None:
