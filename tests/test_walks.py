@@ -149,15 +149,14 @@ def test_the_parts_of_a_small_call(shape, rois, bins, samples, fits):
         return
     own = small.Small(boxes_of(case), (case.sampling, None, np.float32(0)), QUEUE, case)
     (boxes, groups, places), parts = own.blocks, own.parts
-    # No box, channel, row or column is left out, and each tap has a thread.
+    # No box, channel, row or column is left out, and each tap of a row of bins has a thread.
     assert boxes == rois
     assert groups * small.OWN >= case.channels
     assert parts.along * parts.columns >= bins
     assert places // parts.along * parts.rows >= bins
-    assert own.threads == (parts.columns * parts.taps_x + parts.taps_y, parts.rows)
-    assert own.threads[0] <= small.WARP
-    assert own.threads[1] <= small.MOST_ROWS
-    assert parts.taps_y == parts.taps_x == 2 * samples
+    assert parts.taps == 2 * samples
+    assert parts.columns * parts.taps <= own.threads[0] <= small.WARP
+    assert own.threads[1] == parts.rows <= small.MOST_ROWS
 
 
 @pytest.mark.only("cpu")
