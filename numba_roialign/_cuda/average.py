@@ -98,6 +98,7 @@ class Average:
         self.sampling, self.convention, self.zero = geometry
         self.bins = self.sampling.output_height, self.sampling.output_width
         self.slots, number = capacities(self.sampling), self.zero.dtype
+        _, self.table_bytes = shared_places(self.sampling, number, 0)
         self.kernel = self.choose() if tables is None else schedule_tabled
         self.own = COLOURS if self.kernel is schedule_colours else OWN
         self.numbers = 0  # that the threads of a block share
@@ -125,8 +126,7 @@ class Average:
 
     def choose(self):
         """Return the kernel: shared memory must hold the table, and a thread the taps of a bin."""
-        _, table_bytes = shared_places(self.sampling, self.zero.dtype, 0)
-        if table_bytes > SHARED_BYTES - NUMBERS_BYTES:
+        if self.table_bytes > SHARED_BYTES - NUMBERS_BYTES:
             return schedule_tabled
         if self.is_wide:
             return schedule_wide
@@ -187,9 +187,8 @@ class Average:
 
     def shared_bytes_of(self, numbers):
         """Return what a block asks for whose threads share so many numbers."""
-        if self.kernel is schedule_tabled:
-            return numbers * self.zero.itemsize
-        return shared_places(self.sampling, self.zero.dtype, numbers)[1]
+        own = 0 if self.kernel is schedule_tabled else self.table_bytes
+        return own + numbers * self.zero.itemsize
 
     def staged(self, numbers):
         """Return how many numbers of a part meet in shared memory: all of them or none."""
