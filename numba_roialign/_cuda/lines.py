@@ -78,6 +78,20 @@ def held_lines(features, origin, hop, there, held, values, lines, count, zero):
 
 
 @cuda.jit(device=True)
+def held_pair(features, origin, other, hop, there, held, values, lines, others, count, zero):
+    """As `held_lines`, for two rows at once where no more than `AT_ONCE` taps are held."""
+    for t in range(AT_ONCE):
+        offset = np.uintp(held.offsets[t])
+        read(features, origin + offset, hop, there, values, t, count)
+        read(features, other + offset, hop, there, values, AT_ONCE + t, count)
+    for k in range(count):
+        lines[k] = others[k] = zero
+    for t in range(AT_ONCE):
+        add(held.weights[t], values, t, lines, count)
+        add(held.weights[t], values, AT_ONCE + t, others, count)
+
+
+@cuda.jit(device=True)
 def weighted_lines(
     features, origin, hop, there, stride, table, first, last, step, values, lines, count, zero
 ):

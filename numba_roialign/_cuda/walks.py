@@ -38,7 +38,7 @@ from .box_tables import (
 )
 from .indices import split, this_thread
 from .launches import bounded
-from .lines import HELD, Held, bin_sum, held_lines, hold, weighted_lines
+from .lines import HELD, Held, bin_sum, held_lines, held_pair, hold, weighted_lines
 
 element_at = cuda.jit(device=True)(_kernels.element_at)
 
@@ -171,16 +171,22 @@ def add_rows(
     Index = type(strides.channel)
     slot, last = bounds_of(table, ph)
     while slot < last:
-        row, weight = pixel_of(table, slot), weight_of(table, slot)
-        if row == former_row:
-            for k in range(own):
-                sums[k] += weight * former[k]
-        else:
-            if row != kept_row:
+        row, weight, after = pixel_of(table, slot), weight_of(table, slot), np.uint32(slot + 1)
+        if row != kept_row and row != former_row:
+            below = pixel_of(table, after) if holds and after < last else NO_ROW
+            is_new = below != NO_ROW and below != kept_row and below != former_row
+            origin = start + np.uintp(Index(strides.row * Index(row)))
+            # Two rows of two taps take as many registers as a row of four.
+            if holds and is_new and 0 < held.count <= AT_ONCE:
+                other = start + np.uintp(Index(strides.row * Index(below)))
+                held_pair(
+                    features, origin, other, hop, count, held, values, former, kept, own, zero
+                )
+                former_row, kept_row = row, below
+            else:
                 for k in range(own):
                     former[k] = kept[k]
                 former_row, kept_row = kept_row, row
-                origin = start + np.uintp(Index(strides.row * Index(row)))
                 if holds:
                     held_lines(features, origin, hop, count, held, values, kept, own, zero)
                 else:
@@ -188,9 +194,13 @@ def add_rows(
                         features, origin, hop, count, strides.column, table, columns[0],
                         columns[1], AT_ONCE * lanes, values, kept, own, zero,
                     )  # fmt: skip
+        if row == former_row:
+            for k in range(own):
+                sums[k] += weight * former[k]
+        else:
             for k in range(own):
                 sums[k] += weight * kept[k]
-        slot = np.uint32(slot + 1)
+        slot = after
     return kept_row, former_row
 
 
