@@ -100,7 +100,7 @@ class Cuda(Target):
             average.THREADS, average.WIDE_THREADS, average.GROUPS_LAST = 8, 16, 2
             average.MORE_BLOCKS, average.RESIDENT = 8, 200
             average.WARPS = dict.fromkeys(average.WARPS, 4)
-            small.WARP, small.MOST_ROWS, small.MOST_RESULTS = 14, 2, 200
+            small.LANES, small.MOST_ROWS, small.MOST_RESULTS = 14, 2, 200
             average.TAPS_OF_LANE = box_tables.TAPS_OF_LANE = 2
             average.WIDE_TAPS, average.SHORT_ROW = 5, 4
             bands.LISTED, banded.BAND_THREADS, banded.MOST_PARTS = 5, 12, 2

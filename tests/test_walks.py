@@ -155,7 +155,7 @@ def test_the_parts_of_a_small_call(shape, rois, bins, samples, fits):
     assert parts.along * parts.columns >= bins
     assert places // parts.along * parts.rows >= bins
     assert parts.taps == 2 * samples
-    assert parts.columns * parts.taps <= own.threads[0] <= small.WARP
+    assert parts.columns * parts.taps <= own.threads[0] <= small.LANES
     assert own.threads[1] == parts.rows <= small.MOST_ROWS
 
 
@@ -270,7 +270,7 @@ def test_every_kernel_pools_the_same(pooled_by, constants, kernels, sampling, la
     "constants",
     [
         pytest.param({}, id="as it comes"),
-        pytest.param({"WARP": 8, "MOST_ROWS": 1}, id="a block for each bin"),
+        pytest.param({"LANES": 4, "MOST_ROWS": 1}, id="a block for each bin"),
         pytest.param({"narrowed_within": lambda strides, _: strides}, id="offsets of 64 bits"),
     ],
 )

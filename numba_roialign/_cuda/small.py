@@ -26,7 +26,8 @@ MOST_SAMPLES = 2  # of a bin and axis
 TAPS = 2 * MOST_SAMPLES  # of a bin and axis
 OWN = 4  # channels of a thread
 VALUES = TAPS * OWN  # that a thread reads
-WARP = 32  # threads side by side, at most: those of the taps of some bins
+WARP = 32
+LANES = WARP  # threads side by side, at most: those of the taps of some bins
 MOST_ROWS = 8  # of bins, of a block
 SLOTS = WARP + TAPS * MOST_ROWS  # for the taps of a block's columns, and then of its rows
 SUMS = OWN * MOST_ROWS * WARP  # of a block
@@ -166,12 +167,12 @@ class Small:
         self.sampling, self.convention, self.zero = geometry
         height, width = self.sampling.output_height, self.sampling.output_width
         taps = 2 * self.sampling.samples_x
-        down, along = -(-height // MOST_ROWS), -(-width // (WARP // taps))
+        down, along = -(-height // MOST_ROWS), -(-width // (LANES // taps))
         rows, columns = -(-height // down), -(-width // along)
         self.parts = Parts(*map(np.uint32, (rows, columns, along, taps)))
         self.blocks = rois.shape[0], -(-case.channels // OWN), down * along
         across = columns * taps
-        self.threads = WARP if across > WARP // 2 else across, rows
+        self.threads = LANES if across > LANES // 2 else across, rows
 
     def pool(self, source, target):
         """Pool all boxes; `source` and `target` are a flat array and its strides each."""
