@@ -212,7 +212,7 @@ def pooled_by(target, rng, patched, monkeypatch):
     That returns the names of what was launched, and the last division by bands.
     """
 
-    def pool(constants, sampling, layout="NCHW"):
+    def pool(constants, sampling, layout="NCHW", channels=6):
         from numba_roialign._cuda import average, banded, small
 
         def noted(kernel, *rest):
@@ -224,7 +224,7 @@ def pooled_by(target, rng, patched, monkeypatch):
             return divisions[-1]
 
         divisions, division_of = [None], banded.division_of
-        names, configured, shape = [], average.configured, (2, 6, 8, 17)
+        names, configured, shape = [], average.configured, (2, channels, 8, 17)
         features, rois = random_features(rng, shape), random_rois(rng, 5, shape)
         expected = reference.roi_align(features, rois, (3, 2), 1.0, sampling)
         if layout == "NHWC":
@@ -244,7 +244,7 @@ def pooled_by(target, rng, patched, monkeypatch):
 
 @pytest.mark.only("cuda")
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("sampling", [2, 5, -1])
+@pytest.mark.parametrize("sampling", [1, 2, 5, -1])
 @pytest.mark.parametrize(
     ("kernels", "constants"),
     [
@@ -262,6 +262,14 @@ def test_every_kernel_pools_the_same(pooled_by, constants, kernels, sampling, la
     if kernels == "wide" and layout == "NHWC":
         kernels = "few"  # where channels come last no threads share a bin
     assert re.search(f"schedule_.*({kernels})", launched), launched
+
+
+@pytest.mark.only("cuda")
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("sampling", [1, 2])
+def test_pictures_pool_the_same(pooled_by, sampling, layout):
+    launched, _ = pooled_by({"RESIDENT": 0}, sampling, layout, channels=3)
+    assert launched == "schedule_colours"
 
 
 @pytest.mark.only("cuda")
