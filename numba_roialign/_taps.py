@@ -193,11 +193,13 @@ def tap_of(axis, p, i, is_second, zero):
     """
     T = type(axis.start)
     W = type(zero)
-    samples = T(axis.samples) if axis.samples > 0 else T(1)
+    if i >= axis.samples:
+        return 0, W(0)
+    samples = T(axis.samples)
     step, share = axis.bin_size / samples, T(1) / samples
     edge = axis.start + T(p) * axis.bin_size
     pixel, beyond = pixel_below(edge + (T(i) + T(0.5)) * step, axis.length)
-    if pixel < 0 or i >= axis.samples:
+    if pixel < 0:
         return 0, W(0)
     if is_second:
         return pixel + 1, W(beyond * share)
