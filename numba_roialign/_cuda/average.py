@@ -187,8 +187,8 @@ class Average:
 
     def shared_bytes_of(self, numbers):
         """Return what a block asks for whose threads share so many numbers."""
-        own = 0 if self.kernel is schedule_tabled else self.table_bytes
-        return own + numbers * self.zero.itemsize
+        table_bytes = 0 if self.kernel is schedule_tabled else self.table_bytes
+        return table_bytes + numbers * self.zero.itemsize
 
     def staged(self, numbers):
         """Return how many numbers of a part meet in shared memory: all of them or none."""
