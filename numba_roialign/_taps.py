@@ -186,7 +186,7 @@ def bin_of_taps(axis, pixels, weights, p, slot, stop):
 
 
 @compilable()
-def tap_of(axis, p, i, is_second, zero):
+def tap_of_sample(axis, p, i, is_second, zero):
     """Return one of the two taps of sample `i` of bin `p`: a pixel, and its weight in the bin.
 
     The weight has the type of `zero`, and is zero where there is no such tap.

@@ -9,7 +9,7 @@ import pytest
 
 from numba_roialign import roi_align
 from numba_roialign._geometry import Axis
-from numba_roialign._taps import bin_of_taps, pad_bin, tap_of
+from numba_roialign._taps import bin_of_taps, pad_bin, tap_of_sample
 
 from . import reference
 from .conftest import random_features, random_rois
@@ -284,8 +284,8 @@ def test_pictures_pool_the_same(pooled_by, sampling, layout):
 )
 def test_small_calls_pool_the_same(pooled_by, constants, sampling):
     launched, _ = pooled_by({"MOST_RESULTS": 1 << 30, **constants}, sampling)
-    has_few = sampling not in (3, -1)
-    assert ("schedule_small" in launched) == has_few, launched
+    has_few_samples = sampling not in (3, -1)
+    assert ("schedule_small" in launched) == has_few_samples, launched
 
 
 @pytest.mark.only("cuda")
@@ -344,7 +344,8 @@ def test_taps_found_one_by_one_are_those_of_the_bin(start, size, samples):
     for p in range(3):
         pixels, weights = np.zeros(32, np.uint32), np.zeros(32, np.float32)
         last = bin_of_taps(axis, pixels, weights, p, 0, 32)
-        taps = [tap_of(axis, p, i, above, np.float32(0)) for i in (0, 1) for above in (0, 1)]
+        both, zero = (0, 1), np.float32(0)
+        taps = [tap_of_sample(axis, p, i, above, zero) for i in both for above in both]
         found = np.array([tap for tap in taps if tap[1] != 0]).reshape(-1, 2).T
         expected = weights_of(pixels[:last], weights[:last])
         assert weights_of(*found) == pytest.approx(expected, rel=1e-6)

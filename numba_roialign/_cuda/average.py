@@ -88,12 +88,19 @@ class Case(NamedTuple):
     limits: Limits
 
 
+def narrowed_source(source, case):
+    """Return a flat array and its strides, in 32 bits where an image reaches no further."""
+    features, strides = source
+    sizes = case.channels, case.sampling.height, case.sampling.width
+    return features, narrowed_within(strides, sizes)
+
+
 class Average:
     """The average of a call's boxes: its kernel, how this divides boxes, and tables."""
 
     def __init__(self, rois, geometry, queue, case, batch_bytes, is_last, is_packed, tables=None):
-        self.rois, self.queue = rois, queue
-        self.channels, self.limits = case.channels, case.limits
+        self.rois, self.queue, self.case = rois, queue, case
+        self.channels = case.channels
         self.is_last, self.is_packed = is_last, is_packed
         self.sampling, self.convention, self.zero = geometry
         self.bins = self.sampling.output_height, self.sampling.output_width
@@ -199,16 +206,16 @@ class Average:
     def blocks_at_once(self, threads, numbers):
         """Return how many blocks a device holds at once.
 
-        With a few more than that, `few_4x2048` took 1.35 times as long on an H200 as with half as
-        many.
+        A few more would run alone at the end: by the registers of then that is why `few_4x2048`
+        took 1.35 times as long on an H200 with twice as many blocks.
         """
         warps, shared_bytes = ceil_div(threads, WARP), self.shared_bytes_of(numbers)
-        fit = self.limits.shared_bytes // (shared_bytes + TAKEN_BYTES)
-        return self.limits.multiprocessors * max(1, min(fit, WARPS[self.kernel] // warps))
+        fit = self.case.limits.shared_bytes // (shared_bytes + TAKEN_BYTES)
+        return self.case.limits.multiprocessors * max(1, min(fit, WARPS[self.kernel] // warps))
 
     def pool(self, source, target):
         """Pool all boxes; `source` and `target` are a flat array and its strides each."""
-        rois, zero, source = self.rois, self.zero, self.narrowed(source)
+        rois, zero, source = self.rois, self.zero, narrowed_source(source, self.case)
         how = self.sampling, self.convention, self.slots
         if self.kernel is not schedule_tabled:
             self.configured(self.kernel, rois.shape[0])(
@@ -220,12 +227,6 @@ class Average:
                 rois, start, *how, int(self.division.lanes), self.tables, zero
             )
             self.pool_batch(source, target, start, count)
-
-    def narrowed(self, source):
-        """Return a flat array and its strides, in 32 bits where an image reaches no further."""
-        features, strides = source
-        sizes = self.channels, self.sampling.height, self.sampling.width
-        return features, narrowed_within(strides, sizes)
 
     def pool_batch(self, source, target, start, count):
         """Pool boxes by tables that are filled."""

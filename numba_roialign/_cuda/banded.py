@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .average import Average, batches_of, ceil_div, most_taps
+from .average import Average, batches_of, ceil_div, most_taps, narrowed_source
 from .bands import (
     BAND_THREADS,
     QUAD,
@@ -137,7 +137,8 @@ class Banded:
 
     def pool(self, source, target):
         """Pool all boxes; `source` and `target` are a flat array and its strides each."""
-        rois, (out, out_strides), source = self.rois, target, self.large.narrowed(source)
+        rois, (out, out_strides) = self.rois, target
+        source = narrowed_source(source, self.case)
         most = np.uint32(MOST_TAPS if self.has_large() else NEVER)
         how = self.sampling, self.convention, self.slots, int(self.large.division.lanes), most
         result, fillers = (out, narrowed(out_strides)), min(FILLERS, sum(self.bins))

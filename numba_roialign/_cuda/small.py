@@ -15,23 +15,22 @@ import numpy as np
 from numba import cuda
 
 from .. import _kernels, _taps
+from .average import WARP, ceil_div, narrowed_source
 from .box_tables import locate_axis, locate_image
-from .indices import narrowed_within, split, this_thread
+from .indices import split, this_thread
 from .launches import MOST_BLOCKS, bounded, configured
 
-tap_of = cuda.jit(device=True)(_taps.tap_of)
+tap_of_sample = cuda.jit(device=True)(_taps.tap_of_sample)
 element_at = cuda.jit(device=True)(_kernels.element_at)
 
 MOST_SAMPLES = 2  # of a bin and axis
 TAPS = 2 * MOST_SAMPLES  # of a bin and axis
 OWN = 4  # channels of a thread
 VALUES = TAPS * OWN  # that a thread reads
-WARP = 32
 LANES = WARP  # threads side by side, at most: those of the taps of some bins
 MOST_ROWS = 8  # of bins, of a block
 SLOTS = WARP + TAPS * MOST_ROWS  # for the taps of a block's columns, and then of its rows
 SUMS = OWN * MOST_ROWS * WARP  # of a block
-MOST_THREADS = 256  # of a block, of which the registers of four must fit
 # Results of a call. Of more, those that read a row once for several bins have enough to do.
 MOST_RESULTS = 1 << 18
 
@@ -71,9 +70,10 @@ def find_taps(states, pixels, weights, parts, rois, n, sampling, convention, zer
             slot = np.uint32(WARP + place)
         p, tap = split(place, taps)
         sample, is_second = np.intp(tap >> np.uint32(1)), (tap & np.uint32(1)) != 0
-        pixel, weight = tap_of(axis, np.intp(np.uint32(first + p)), sample, is_second, zero)
+        axis_bin = np.intp(np.uint32(first + p))
+        pixel, weight = tap_of_sample(axis, axis_bin, sample, is_second, zero)
         if not is_y and p >= parts.columns:
-            weight = zero
+            weight = zero  # a thread beside the last bin, which so reads nothing
         pixels[slot], weights[slot] = pixel, weight
         if place == 0:
             states[np.uint32(is_y)] = axis.samples >= 0
@@ -121,7 +121,7 @@ def write_bins(sums, parts, n, channel, count, sampling, out, strides, zero):
         item = np.uint32(item + np.uint32(cuda.blockDim.x))
 
 
-@cuda.jit(**bounded(MOST_THREADS, 4))
+@cuda.jit(**bounded(WARP * MOST_ROWS, 4))
 def schedule_small(
     features, strides, rois, sampling, convention, parts, zero, out, out_strides, channels
 ):
@@ -163,23 +163,21 @@ class Small:
     """The average of a small call: how blocks divide its boxes."""
 
     def __init__(self, rois, geometry, queue, case):
-        self.rois, self.queue, self.channels = rois, queue, case.channels
+        self.rois, self.queue, self.case = rois, queue, case
         self.sampling, self.convention, self.zero = geometry
         height, width = self.sampling.output_height, self.sampling.output_width
         taps = 2 * self.sampling.samples_x
-        down, along = -(-height // MOST_ROWS), -(-width // (LANES // taps))
-        rows, columns = -(-height // down), -(-width // along)
+        down, along = ceil_div(height, MOST_ROWS), ceil_div(width, LANES // taps)
+        rows, columns = ceil_div(height, down), ceil_div(width, along)
         self.parts = Parts(*map(np.uint32, (rows, columns, along, taps)))
-        self.blocks = rois.shape[0], -(-case.channels // OWN), down * along
+        self.blocks = rois.shape[0], ceil_div(case.channels, OWN), down * along
         across = columns * taps
         self.threads = LANES if across > LANES // 2 else across, rows
 
     def pool(self, source, target):
         """Pool all boxes; `source` and `target` are a flat array and its strides each."""
-        features, strides = source
-        sizes = self.channels, self.sampling.height, self.sampling.width
-        source = features, narrowed_within(strides, sizes)
+        source = narrowed_source(source, self.case)
         configured(schedule_small, self.blocks, self.threads, self.queue)(
             *source, self.rois, self.sampling, self.convention, self.parts, self.zero,
-            *target, self.channels,
+            *target, self.case.channels,
         )  # fmt: skip
