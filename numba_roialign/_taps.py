@@ -168,21 +168,36 @@ def add_sample(pixels, weights, first, slot, stop, pixel, near, far):
 
 
 @inlined
+def add_tap(pixels, weights, slot, stop, pixel, weight):
+    """As `new_tap`, unless the weight is zero."""
+    return new_tap(pixels, weights, slot, stop, pixel, weight) if weight != 0 else slot
+
+
+@inlined
 def bin_of_taps(axis, pixels, weights, p, slot, stop):
     """Write the taps of bin `p` of an axis into slots ``slot:stop``; return their end."""
     T = type(axis.start)
     W = type(weights[0])
     samples = T(axis.samples) if axis.samples > 0 else T(1)
     step, share = axis.bin_size / samples, T(1) / samples
-    begin = slot
     edge, first, last = samples_of(axis, p, step)
+    # Two pixels that further samples may lean on. Kept here and not in the table, a bin takes half
+    # the time on a device, where threads of other bins wait for each branch of one.
+    here, weight, next_weight = -1, W(0), W(0)
     for k in range(first, last):
         i = k if step > T(0) else first + last - 1 - k
         pixel, beyond = pixel_below(edge + (T(i) + T(0.5)) * step, axis.length)
         if pixel >= 0:
-            near, far = W((T(1) - beyond) * share), W(beyond * share)
-            slot = add_sample(pixels, weights, begin, slot, stop, pixel, near, far)
-    return slot
+            if pixel != here:
+                slot = add_tap(pixels, weights, slot, stop, here, weight)
+                if pixel != here + 1:
+                    slot = add_tap(pixels, weights, slot, stop, here + 1, next_weight)
+                    next_weight = W(0)
+                here, weight, next_weight = pixel, next_weight, W(0)
+            weight += W((T(1) - beyond) * share)
+            next_weight += W(beyond * share)
+    slot = add_tap(pixels, weights, slot, stop, here, weight)
+    return add_tap(pixels, weights, slot, stop, here + 1, next_weight)
 
 
 @compilable()
