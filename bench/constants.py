@@ -1,7 +1,7 @@
 """How constants of the average's kernels on a GPU change its times: ``python -m bench.constants``.
 
     python -m bench.constants THREADS=128,256
-    python -m bench.constants FILLING=1,2,4 MOST_RESULTS=262144,0 --only "few_*" "small_*" "many_*"
+    python -m bench.constants MOST_RESULTS=262144,0 SECOND=1,1.8 --only "few_*" "small_*" "many_*"
     python -m bench.constants BINS_OF_PIXEL=0.25,1e9  # bands of the map in shared memory, or none
 
 All is timed in one process, in turn, without checks and without peers: half a minute for a constant

@@ -91,6 +91,7 @@ class Cuda(Target):
                 bands,
                 box_tables,
                 gradient,
+                large,
                 launches,
                 small,
             )
@@ -98,10 +99,12 @@ class Cuda(Target):
             # So that small arrays take several blocks, parts, rounds and tiles, and every kernel.
             launches.THREADS_PER_BLOCK = 16
             average.THREADS, average.WIDE_THREADS, average.GROUPS_LAST = 8, 16, 2
-            average.MORE_BLOCKS, average.RESIDENT = 8, 200
+            average.RESIDENT = 200
             average.WARPS = dict.fromkeys(average.WARPS, 4)
             small.LANES, small.MOST_ROWS, small.MOST_RESULTS = 14, 2, 200
-            average.TAPS_OF_LANE = box_tables.TAPS_OF_LANE = 2
+            box_tables.NARROW_TAPS = 2
+            box_tables.HALF_WARP = bands.HALF_WARP = large.HALF_WARP = 4
+            large.THREADS, large.PITCH, large.SUMS = 8, 10, 40
             average.WIDE_TAPS, average.SHORT_ROW = 5, 4
             bands.LISTED, banded.BAND_THREADS, banded.MOST_PARTS = 5, 12, 2
             banded.LEAST_ROWS = banded.BEYOND = 1

@@ -17,7 +17,7 @@ CAPABILITIES = [(7, 5), (8, 0), (9, 0)]
 REGISTERS = 1 << 16  # of a multiprocessor
 MOST_REGISTERS = 80  # with which it holds three blocks of 256 threads; with 128 it is two
 # Samples and their numbers, kept apart; and how threads share the bins of a box.
-MORE_REGISTERS = ("schedule_maxima", "schedule_winners", "schedule_wide", "schedule_tabled")
+MORE_REGISTERS = ("schedule_maxima", "schedule_winners", "schedule_tabled")
 FLOATS_ALONE = ("schedule_homes", "schedule_bands", "schedule_wide_bands")  # of float64, walks
 MOVES = ("schedule_tiles", "schedule_zeros")  # kernels without arithmetic on numbers
 
@@ -123,9 +123,9 @@ def launches_of(dtype, monkeypatch):
     target.queue_pooling(queue, features, rois, pooled, None, large)
     # And by bands of the map, which suit many boxes.
     monkeypatch.setattr(banded, "BINS_OF_PIXEL", 0)
-    pooled = device_array((100_000, 3, 7, 7), dtype)
-    target.queue_pooling(queue, features, many, pooled, None, how)
-    target.queue_pooling(queue, wide, many, pooled, None, adaptive)
+    target.queue_pooling(queue, features_5, many, pooled_5, None, how)
+    wide = device_array((2, 5, 40, 500), dtype)
+    target.queue_pooling(queue, wide, many, pooled_5, None, adaptive)
     target.queue_zeros(queue, features)
     monkeypatch.setattr(target, "fetch", lambda images, _: np.zeros(images.shape))
     assert target.first_invalid(rois, how, queue) is None

@@ -78,8 +78,8 @@ def boxes_of(case):
         ((1, 256, 25, 38), 300, 7, 8, "NCHW", "schedule_unheld"),
         ((1, 256, 25, 38), 300, 7, 0, "NCHW", "schedule_unheld"),
         ((1, 2048, 25, 38), 4, 7, 0, "NCHW", "schedule_unheld"),
-        ((1, 256, 200, 304), 500, 7, 0, "NCHW", "schedule_wide"),
-        ((1, 32, 1080, 1920), 1, 7, 0, "NCHW", "schedule_wide"),
+        ((1, 256, 200, 304), 500, 7, 0, "NCHW", "schedule_narrow"),
+        ((1, 32, 1080, 1920), 1, 7, 0, "NCHW", "schedule_narrow"),
         ((1, 64, 50, 76), 8, 7, 0, "NCHW", "schedule_few"),
         ((1, 3, 800, 1216), 1000, 7, 4, "NCHW", "schedule_few"),
         ((1, 70, 50, 76), 3, 30, 1, "NHWC", "schedule_few"),
@@ -168,8 +168,8 @@ def test_the_parts_of_a_small_call(shape, rois, bins, samples, fits):
         ((1, 256, 200, 304), 1000, 7, 0, "schedule_wide_bands"),
         ((1, 256, 25, 38), 300, 7, 2, "schedule_bands"),
         ((2, 1023, 50, 76), 300, 14, 0, "schedule_wide_bands"),
-        ((4, 3, 600, 512), 256, 96, 1, "schedule_bands"),
         ((1, 64, 50, 76), 8, 7, 2, None),  # few results
+        ((4, 3, 600, 512), 256, 96, 1, None),  # pictures
         ((4, 256, 200, 304), 600, 7, 2, None),  # few boxes for such maps
         ((1, 64, 100, 20_000), 90_000, 7, 2, None),  # rows too long
         ((1000, 256, 14, 14), 1000, 7, 2, None),  # a block for an image would look at all boxes
@@ -213,7 +213,7 @@ def pooled_by(target, rng, patched, monkeypatch):
     """
 
     def pool(constants, sampling, layout="NCHW", channels=6):
-        from numba_roialign._cuda import average, banded, small
+        from numba_roialign._cuda import average, banded, large, small
 
         def noted(kernel, *rest):
             names.append(getattr(kernel, "py_func", kernel).__name__)
@@ -230,7 +230,7 @@ def pooled_by(target, rng, patched, monkeypatch):
         if layout == "NHWC":
             features, expected = (np.moveaxis(x, 1, 3).copy() for x in (features, expected))
         patched(**{"BINS_OF_PIXEL": np.inf, "MOST_RESULTS": 0, **constants})
-        for module in (average, banded, small):
+        for module in (average, banded, large, small):
             monkeypatch.setattr(module, "configured", noted)
         monkeypatch.setattr(banded, "division_of", noted_division)
         found = roi_align(
@@ -248,19 +248,19 @@ def pooled_by(target, rng, patched, monkeypatch):
 @pytest.mark.parametrize(
     ("kernels", "constants"),
     [
-        pytest.param("boxes|unheld|wide", {"RESIDENT": 0}, id="columns of bins"),
+        pytest.param("boxes|unheld|narrow", {"RESIDENT": 0}, id="columns of bins"),
         pytest.param("few", {"RESIDENT": 1 << 30, "WIDE_TAPS": 99}, id="few"),
-        pytest.param("boxes|unheld|wide", {"STAGED_BYTES": 0, "RESIDENT": 0}, id="not staged"),
+        pytest.param("boxes|unheld|narrow", {"STAGED_BYTES": 0, "RESIDENT": 0}, id="not staged"),
         pytest.param("", {"narrowed_within": lambda strides, _: strides}, id="offsets of 64 bits"),
-        pytest.param("wide", {"WIDE_TAPS": 1, "TAPS_OF_LANE": 1}, id="shared by columns"),
+        pytest.param("narrow schedule_large", {"WIDE_TAPS": 1}, id="large boxes apart"),
         pytest.param("tabled", {"SHARED_BYTES": 0}, id="tabled"),
         pytest.param("tabled", {"SHARED_BYTES": 0, "WIDE_TAPS": 1}, id="tabled, shared"),
     ],
 )
 def test_every_kernel_pools_the_same(pooled_by, constants, kernels, sampling, layout):
     launched, _ = pooled_by(constants, sampling, layout)
-    if kernels == "wide" and layout == "NHWC":
-        kernels = "few"  # where channels come last no threads share a bin
+    if "large" in kernels and layout == "NHWC":
+        kernels = "few"  # where channels come last no box is left
     assert re.search(f"schedule_.*({kernels})", launched), launched
 
 
@@ -309,7 +309,7 @@ def test_bands_pool_the_same(pooled_by, numbers, constants, sampling):
     launched, division = pooled_by({**bands, **constants}, sampling)
     assert re.search(r"schedule_homes schedule_(wide_)?bands", launched), launched
     assert {name: getattr(division[0], name) for name in numbers} == numbers
-    assert "MOST_TAPS" not in constants or "schedule_tabled" in launched
+    assert "MOST_TAPS" not in constants or "schedule_large" in launched
 
 
 def weights_of(pixels, weights):

@@ -10,13 +10,13 @@ import numpy as np
 from .._geometry import Sampling
 from . import launches
 from .box_tables import (
-    TAPS_OF_LANE,
     capacities,
     empty_tables,
     schedule_tables,
     shared_places,
 )
 from .indices import narrowed_within
+from .large import pool_large
 from .launches import MOST_BLOCKS, TAKEN_BYTES, Limits, configured
 from .lines import HELD
 from .walks import (
@@ -26,44 +26,46 @@ from .walks import (
     schedule_boxes,
     schedule_colours,
     schedule_few,
+    schedule_narrow,
     schedule_tabled,
     schedule_unheld,
-    schedule_wide,
 )
 
 THREADS = 128  # of a block
 WIDE_THREADS = 256  # where rows of bins are long, or channels come last
 WARP = 32  # threads
+MOST_LANES = 32  # of a bin: no box has more
 # Warps of a kernel that a multiprocessor holds, by the registers that float32 takes of its 2^16 for
 # capability 9.0: up to a third less for others.
 WARPS = {
     schedule_boxes: 28,
     schedule_colours: 28,
     schedule_unheld: 28,
-    schedule_wide: 20,
+    schedule_narrow: 28,
     schedule_tabled: 24,
 }
-FILLING = 2  # rows of bins, that a thread pools in the time in which a block fills its table
-# Where boxes may be large, which then have more parts than others. A block that finds none of them
-# left has filled a table: eight times as many took 87 us instead of 10 for 4 small boxes.
-MORE_BLOCKS = 4096
+# Rows of bins that a thread pools in the time in which a block fills its table: of one sample in a
+# picture or in other maps, or of as many as a box has.
+FILLING, MORE_FILLING, ADAPTIVE_FILLING = 3, 6, 2
+UNEVEN = 1.4  # time of the largest boxes, by the mean
+TAIL = 0.5  # of a block's time, in which the last ones of more than a wave run
+SECOND = 1.8  # of a block's time: what a few blocks more than a wave take
 # Threads that a device has room for at once. Of no more bins of a channel each has a thread.
 RESIDENT = 1 << 18
 SHARED_BYTES = launches.SHARED_BYTES - 16  # less what tables begin with
 GROUPS_LAST = 32  # that take channels side by side: a warp
 SHORT_ROW = 32  # bins, less than which are written in pieces of sectors
-WIDE_TAPS = 16  # of a bin, from which on several threads may share it
-NUMBERS_BYTES = 8 << 10  # of these, at most, where the sums of threads meet
+WIDE_TAPS = 16  # of a bin, from which on boxes of wide bins are left to `large`
 STAGED_BYTES = 26 << 10  # of a part: with more, too few blocks fit on a multiprocessor
-
-
-def power_below(number):
-    """Return the largest power of two that is not above a number."""
-    return 1 << (number.bit_length() - 1)
 
 
 def ceil_div(size, by):
     return -(-size // by)
+
+
+def time_of(blocks, at_once, cost, uneven, tail, second=0):
+    """Return how long blocks take of which each takes so much, in the mean."""
+    return cost * (uneven if blocks <= at_once else max(second, blocks / at_once + tail))
 
 
 def batches_of(tables, rois):
@@ -98,7 +100,7 @@ def narrowed_source(source, case):
 class Average:
     """The average of a call's boxes: its kernel, how this divides boxes, and tables."""
 
-    def __init__(self, rois, geometry, queue, case, batch_bytes, is_last, is_packed, tables=None):
+    def __init__(self, rois, geometry, queue, case, batch_bytes, is_last, is_packed):
         self.rois, self.queue, self.case = rois, queue, case
         self.channels = case.channels
         self.is_last, self.is_packed = is_last, is_packed
@@ -106,7 +108,7 @@ class Average:
         self.bins = self.sampling.output_height, self.sampling.output_width
         self.slots, number = capacities(self.sampling), self.zero.dtype
         _, self.table_bytes = shared_places(self.sampling, number, 0)
-        self.kernel = self.choose() if tables is None else schedule_tabled
+        self.kernel = self.choose()
         self.own = COLOURS if self.kernel is schedule_colours else OWN
         self.numbers = 0  # that the threads of a block share
         if self.kernel is schedule_few:
@@ -114,12 +116,12 @@ class Average:
         else:
             self.divide_columns()
         self.shared_bytes = self.shared_bytes_of(self.numbers)
-        if self.kernel is schedule_tabled:
-            self.tables = tables or empty_tables(
+        if self.kernel is not schedule_tabled:
+            self.places, _ = shared_places(self.sampling, number, self.numbers)
+        if self.kernel in (schedule_narrow, schedule_tabled):
+            self.tables = empty_tables(
                 queue.empty, rois.shape[0], self.sampling, number, batch_bytes
             )
-        else:
-            self.places, _ = shared_places(self.sampling, number, self.numbers)
 
     def most_taps(self):
         """Return how many taps a bin of a row can have whose box lies in the map."""
@@ -128,15 +130,15 @@ class Average:
 
     @property
     def is_wide(self):
-        """Whether several threads may share a bin because it is wide."""
+        """Whether boxes may have bins so wide that they are left to `large`."""
         return self.most_taps() > WIDE_TAPS and not self.is_last
 
     def choose(self):
         """Return the kernel: shared memory must hold the table, and a thread the taps of a bin."""
-        if self.table_bytes > SHARED_BYTES - NUMBERS_BYTES:
+        if self.table_bytes > SHARED_BYTES:
             return schedule_tabled
         if self.is_wide:
-            return schedule_wide
+            return schedule_narrow
         if self.rois.shape[0] * self.channels * math.prod(self.bins) <= RESIDENT:
             return schedule_few
         if not 0 < 2 * self.sampling.samples_x <= HELD:
@@ -158,12 +160,12 @@ class Average:
         down = ceil_div(bins, columns)
         self.threads = (groups, columns) if self.is_last else (columns, groups)
         self.parts = across * down
-        numbers = across, down, groups, columns, 1, 1, 1
+        numbers = across, down, groups, columns, 1, 1
         self.division = Division(*map(np.uint32, numbers), self.is_last, False)
 
     def divide_columns(self):
         """Find how blocks divide boxes where threads walk down columns of bins."""
-        (height, width), rois, lanes = self.bins, self.rois.shape[0], 1
+        (height, width), rois = self.bins, self.rois.shape[0]
         owners = ceil_div(self.channels, self.own)
         threads = WIDE_THREADS if self.is_last or width >= SHORT_ROW else THREADS
         columns = min(width, threads // min(owners, GROUPS_LAST) if self.is_last else threads)
@@ -178,19 +180,22 @@ class Average:
             down = ceil_div(height, rows * walks)
             staged = self.staged(self.own * groups * walks * rows * width)
             at_once = self.blocks_at_once(groups * columns * walks, staged)
-            time = ceil_div(rois * across * down, at_once) * (rows + FILLING)
+            cost = rows + self.filling()
+            time = time_of(rois * across * down, at_once, cost, UNEVEN, TAIL, SECOND)
             ways.append((time, down, walks, rows, staged))
         _, down, walks, rows, staged = min(ways)
         along, self.parts = groups * walks, across * down
-        if self.is_wide:
-            lanes = 2 * power_below(ceil_div(self.most_taps(), TAPS_OF_LANE))
-            lanes = min(lanes, power_below(walkers))
-            along = max(along, lanes)
-            self.parts = max(self.parts, min(owners * height, MORE_BLOCKS // rois))
-        self.threads = (groups, columns * walks * lanes) if self.is_last else (columns, along)
-        numbers = across, down, groups, columns, walks, rows, lanes
+        self.threads = (groups, columns * walks) if self.is_last else (columns, along)
+        numbers = across, down, groups, columns, walks, rows
         self.division = Division(*map(np.uint32, numbers), self.is_last, staged > 0)
-        self.numbers = max(self.own * math.prod(self.threads) if lanes > 1 else 0, staged)
+        self.numbers = staged
+
+    def filling(self):
+        """Return how many rows of bins a thread pools while a block fills its table."""
+        if self.sampling.samples_y <= 0:
+            return ADAPTIVE_FILLING
+        rows = FILLING if self.kernel is schedule_colours else MORE_FILLING
+        return rows / self.sampling.samples_y
 
     def shared_bytes_of(self, numbers):
         """Return what a block asks for whose threads share so many numbers."""
@@ -217,23 +222,33 @@ class Average:
         """Pool all boxes; `source` and `target` are a flat array and its strides each."""
         rois, zero, source = self.rois, self.zero, narrowed_source(source, self.case)
         how = self.sampling, self.convention, self.slots
-        if self.kernel is not schedule_tabled:
-            self.configured(self.kernel, rois.shape[0])(
-                *source, rois, *how, self.places, self.division, zero, *target, self.channels
-            )
+        if self.kernel is schedule_tabled:
+            for start, count in batches_of(self.tables, rois):
+                configured(schedule_tables, count, min(THREADS, sum(self.bins)), self.queue)(
+                    rois, start, *how, self.tables, zero
+                )
+                most_lanes = 1 if self.is_wide else MOST_LANES
+                self.configured(schedule_tabled, count)(
+                    *source, self.tables, start, self.bins, most_lanes, self.division, zero,
+                    *target, self.channels,
+                )  # fmt: skip
+                if self.is_wide:
+                    self.pool_large(source, target, start, count)
             return
-        for start, count in batches_of(self.tables, rois):
-            configured(schedule_tables, count, min(THREADS, sum(self.bins)), self.queue)(
-                rois, start, *how, int(self.division.lanes), self.tables, zero
-            )
-            self.pool_batch(source, target, start, count)
+        how = *how, self.places, self.division
+        if self.kernel is schedule_narrow:
+            for start, count in batches_of(self.tables, rois):
+                self.configured(schedule_narrow, count)(
+                    *source, rois, start, *how, self.tables, zero, *target, self.channels
+                )
+                self.pool_large(source, target, start, count)
+            return
+        self.configured(self.kernel, rois.shape[0])(
+            *source, rois, *how, zero, *target, self.channels
+        )
 
-    def pool_batch(self, source, target, start, count):
-        """Pool boxes by tables that are filled."""
-        self.configured(schedule_tabled, count)(
-            *source, self.tables, start, self.bins, self.division, self.zero,
-            *target, self.channels,
-        )  # fmt: skip
+    def pool_large(self, source, target, start, count):
+        pool_large(self.case, source, self.tables, start, count, self.queue, self.zero, target)
 
     def configured(self, kernel, rois):
         """Return a function that launches a kernel on some boxes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .average import Average, batches_of, ceil_div, most_taps, narrowed_source
+from .average import SHARED_BYTES, batches_of, ceil_div, most_taps, narrowed_source, time_of
 from .bands import (
     BAND_THREADS,
     QUAD,
@@ -14,8 +14,9 @@ from .bands import (
     schedule_homes,
     schedule_wide_bands,
 )
-from .box_tables import capacities, empty_tables
+from .box_tables import capacities, empty_tables, shared_places
 from .indices import narrowed
+from .large import pool_large
 from .launches import DECLARED_BYTES, TAKEN_BYTES, configured
 from .lines import HELD
 
@@ -26,16 +27,19 @@ BEYOND = 3  # rows of the next band that a band has too: those that most of its 
 LEAST_ROWS = 4  # that begin in a band: with fewer, most of what is packed is packed twice
 BINS_OF_PIXEL = 1 / 6  # of a channel, from which on packing all of the maps is worth it
 LEAST_OUTPUTS = 1 << 20  # of a call: of few, a second launch is most of the time
+MOST_COLOURS = 4  # channels, for which rows are long and threads read them as fast from the map
 # Taps of a bin along an axis. With more, a band has not its rows, and several threads share it.
 MOST_TAPS = 12
 NEVER = 1 << 31  # taps
 # What a bin of a quad costs, in pixels packed, where so many threads share it: by the conflicts of
 # banks, and by the pieces in which it is written.
-BIN_COSTS = {1: 8, 2: 6.6, 4: 6}
+BIN_COSTS = {1: 6.8, 2: 5.8, 4: 5.2}
+BEYOND_COST = 1.5  # rows of a band, in whose time a bin reads what it taps beyond
 LOOK_COST = 0.2  # of a row of bins that a block looks at, to find those of its band
 LOOKS_OF_RESULT = 2  # at rows of bins, at most
 MOST_QUADS = 4  # of channels, of a block
-UNEVEN = 1.25  # bins of the fullest of several bands, by the mean
+UNEVEN = 1.4  # bins of the fullest of several bands, by the mean
+TAIL = 0.2  # of a block's time, in which the last ones of more than a wave run
 MOST_PARTS = 16  # of the boxes: each packs its bands anew
 FILLERS = 128  # threads of a box that fill its table, at most
 
@@ -59,9 +63,8 @@ def pixels_apart(pixels, quads):
 
 
 def divisions(case):
-    """Give some ways to divide maps and boxes: first how long each may take.
+    """Give some ways to divide maps and boxes: first how long each may take, in pixels packed.
 
-    That is what blocks do one after the other on the busiest multiprocessor, in pixels packed.
     Some, for a call with another number of boxes is planned anew: all took 3 ms.
     """
     sampling, at_once = case.sampling, BLOCKS_AT_ONCE * case.limits.multiprocessors
@@ -75,14 +78,18 @@ def divisions(case):
             step = ceil_div(height, wanted)
             count, rows = ceil_div(height, step), min(height, step + BEYOND)
             units = sampling.images * count * groups
-            for parts in {1, max(1, min(at_once // units, MOST_PARTS, work))}:
+            bin_cost = BIN_COSTS[quads] * (1 if count == 1 else 1 + BEYOND_COST / step)
+            for parts in {min(n * at_once // units, MOST_PARTS, work) for n in (1, 2)} | {1}:
+                if parts < 1:
+                    continue
                 share = ceil_div(work, parts)
                 bins = share * sampling.output_width / (sampling.images * count)
-                bins *= 1 if count == 1 else UNEVEN
-                cost = quads * (rows * width + BIN_COSTS[quads] * bins) + LOOK_COST * share
+                cost = quads * (rows * width + bin_cost * bins) + LOOK_COST * share
                 apart = pixels_apart(rows * width, quads)
                 numbers = height, width, count, step, rows, quads, apart, groups, share, work
-                yield ceil_div(units * parts, at_once) * cost, (units, parts), numbers
+                uneven = 1 if count <= 2 else UNEVEN
+                time = time_of(units * parts, at_once, cost, uneven, TAIL)
+                yield time, (units, parts), numbers
 
 
 def division_of(case):
@@ -97,8 +104,10 @@ def suits(case):
     bins = case.rois * sampling.output_height * sampling.output_width
     if (
         case.number_bytes > 4  # float64 would spill
+        or case.channels <= MOST_COLOURS
         or bins < BINS_OF_PIXEL * sampling.images * sampling.height * sampling.width
         or bins * case.channels < LEAST_OUTPUTS
+        or shared_places(sampling, np.dtype(np.float32), 0)[1] > SHARED_BYTES
     ):
         return False
     if (division := division_of(case)) is None:
@@ -123,9 +132,9 @@ class Banded:
         )
         rows, bins, slots = self.tables.head.shape[0], sum(self.bins), sum(self.slots)
         bounds, taps = queue.empty(rows * bins, np.uint64), queue.empty(rows * slots, np.uint64)
+        self.places, self.table_bytes = shared_places(self.sampling, number, 0)
         self.taps = Taps(bounds, taps, np.uint32(bins), np.uint32(slots))
         self.homes = queue.empty(rows * self.bins[0], np.uint32)
-        self.large = Average(rois, geometry, queue, case, 0, False, is_packed, self.tables)
         is_held = 0 < 2 * self.sampling.samples_x <= HELD
         self.kernel = schedule_bands if is_held else schedule_wide_bands
 
@@ -140,7 +149,7 @@ class Banded:
         rois, (out, out_strides) = self.rois, target
         source = narrowed_source(source, self.case)
         most = np.uint32(MOST_TAPS if self.has_large() else NEVER)
-        how = self.sampling, self.convention, self.slots, int(self.large.division.lanes), most
+        how = self.sampling, self.convention, self.slots, self.places, most
         result, fillers = (out, narrowed(out_strides)), min(FILLERS, sum(self.bins))
         for start, count in batches_of(self.tables, rois):
             bands, blocks = division_of(self.case._replace(rois=count))
@@ -148,11 +157,13 @@ class Banded:
             threads = across, BAND_THREADS // across
             numbers = int(bands.quads) * int(bands.apart) * QUAD
             call = self.taps, bands, self.homes, self.zero, *result, self.case.channels
-            configured(schedule_homes, count, fillers, self.queue)(
+            configured(schedule_homes, count, fillers, self.queue, self.table_bytes)(
                 rois, start, *how, self.tables, *call
             )
             configured(
                 self.kernel, blocks, threads, self.queue, numbers * self.zero.dtype.itemsize
             )(*source, start, self.bins, *call)
             if self.has_large():
-                self.large.pool_batch(source, target, start, count)
+                pool_large(
+                    self.case, source, self.tables, start, count, self.queue, self.zero, target
+                )

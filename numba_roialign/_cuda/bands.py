@@ -19,11 +19,13 @@ from numba import config, cuda
 from .. import _kernels
 from .box_tables import (
     AT_ONCE,
-    POOLED,
+    HALF_WARP,
     bounds_of,
+    copy_table,
     fill_table,
     is_pooled,
     pixel_of,
+    shared_table,
     table_of,
     weight_of,
 )
@@ -288,21 +290,23 @@ def join_taps(taps, table, row, p, first, end):
 
 @cuda.jit
 def schedule_homes(
-    rois, start, sampling, convention, slots, most_lanes, most_taps, tables, taps, bands, homes,
-    zero, out, out_strides, channels,
+    rois, start, sampling, convention, slots, places, most_taps, tables, taps, bands,
+    homes, zero, out, out_strides, channels,
 ):  # fmt: skip
-    """Fill the tables of the RoIs from `start` on, and say in which band each row of bins begins.
+    """Find the taps of the RoIs from `start` on, and in which band each row of bins begins.
 
     A block has a RoI. One that cannot be pooled has no home, and is written here. Nor has one with
-    a bin of more rows or columns than `most_taps`: it alone is left to `schedule_tabled`.
+    a bin of more rows or columns than `most_taps`: it alone is left to `schedule_large`, and its
+    table is kept.
     """
     has_large = cuda.shared.array(1, np.uint32)
     row, (thread, threads) = np.uint32(cuda.blockIdx.x), this_thread()
     height, width = np.uint32(sampling.output_height), np.uint32(sampling.output_width)
-    table, item = table_of(tables, row), thread
+    # In shared memory: of tables in the device's, threads wait 270 cycles to merge a tap.
+    table, kept, item = shared_table(places, zero), table_of(tables, row), thread
     if thread == 0:
         has_large[0] = 0
-    fill_table(table, rois, start + np.intp(row), sampling, convention, slots, most_lanes, zero)
+    fill_table(table, rois, start + np.intp(row), sampling, convention, slots, zero)
     cuda.syncthreads()
     is_valid = is_pooled(table)
     while is_valid and item < height + width:
@@ -312,11 +316,11 @@ def schedule_homes(
         join_taps(taps, table, row, item, first, end)
         item = np.uint32(item + threads)
     cuda.syncthreads()
-    has_home, item = is_valid and has_large[0] == 0, thread
-    if thread == 0 and has_large[0] == 0:
-        table.head[1] = POOLED
+    is_left, item = has_large[0] != 0, thread
+    bins = sampling.output_height, sampling.output_width
+    copy_table(table, kept, bins, max(table.head[1], HALF_WARP) if is_left else 1)
     while item < height:
-        home = home_of(table, item, bands) if has_home else NO_BAND
+        home = home_of(table, item, bands) if is_valid and not is_left else NO_BAND
         homes[np.uintp(np.uint32(row * height + item))] = home
         item = np.uint32(item + threads)
     cells, item = np.uint32(height * width), thread

@@ -9,6 +9,7 @@ from numba import cuda
 
 from .. import _geometry, _taps
 from .._taps import tap_capacity
+from .indices import this_thread
 
 locate_axis = cuda.jit(device=True)(_geometry.locate_axis)
 locate_image = cuda.jit(device=True)(_geometry.locate_image)
@@ -17,8 +18,8 @@ first_slot = cuda.jit(device=True)(_taps.first_slot)
 pad_bin = cuda.jit(device=True)(_taps.pad_bin)
 
 AT_ONCE = 2  # taps of a row of pixels that are read at once: a bin of x has a multiple of them
-POOLED = -1  # in place of a box's lanes: it is pooled elsewhere
-TAPS_OF_LANE = 8  # of a wide bin's rows, for each thread that shares it
+HALF_WARP = 16  # threads
+NARROW_TAPS = 8  # of a bin's rows, that one thread adds up
 
 
 class Places(NamedTuple):
@@ -36,7 +37,7 @@ class Table(NamedTuple):
     would be clamped again, in 12 instructions, wherever it is read.
     """
 
-    # (2,) intp: the image, or -1; and the threads that may share a bin, or 0, or `POOLED`
+    # (2,) intp: the image, or -1; and how many lanes, threads that share a bin, or 0
     head: np.ndarray
     words: np.ndarray  # uint32, for then an address is one multiply: bounds and pixels
     numbers: np.ndarray  # in the accumulator's type: weights
@@ -76,16 +77,16 @@ def table_of(tables, row):
 
 
 @cuda.jit(device=True)
-def lanes_for(axis, most):
-    """Return how many threads share a bin, each some of its columns: a power of two."""
-    taps, lanes = min(2 * axis.samples, int(abs(axis.bin_size)) + 3), 1
-    while TAPS_OF_LANE * lanes < taps and lanes < most:
-        lanes *= 2
-    return lanes
+def lanes_for(axis):
+    """Return how many threads are to share a bin: one, or of a wide one half a warp or all."""
+    taps = min(2 * axis.samples, int(abs(axis.bin_size)) + 3)
+    if taps <= NARROW_TAPS:
+        return 1
+    return HALF_WARP if taps <= HALF_WARP else 2 * HALF_WARP
 
 
 @cuda.jit(device=True)
-def fill_table(table, rois, n, sampling, convention, slots, most_lanes, zero):
+def fill_table(table, rois, n, sampling, convention, slots, zero):
     """Fill the table of RoI `n`, a thread of the block for each bin of an axis."""
     pixels = table.words[np.intp(table.places.pixels) :]
     weights = table.numbers[np.intp(table.places.weights) :]
@@ -104,7 +105,7 @@ def fill_table(table, rois, n, sampling, convention, slots, most_lanes, zero):
             image = locate_image(rois, n, sampling, convention)
             table.head[0] = image if is_valid else -1
         elif axis_bin == 0:
-            table.head[1] = lanes_for(axis, most_lanes) if is_valid else 0
+            table.head[1] = lanes_for(axis) if is_valid else 0
         if is_valid:
             first = origin + first_slot(axis, axis_bin, capacity, spare)
             stop = origin + first_slot(axis, axis_bin + 1, capacity, spare)
@@ -134,17 +135,34 @@ def weight_of(table, slot):
 
 
 @cuda.jit(device=True)
+def copy_table(table, kept, bins, lanes):
+    """Keep a table in the device's memory, its bins if several lanes are to share them."""
+    p, threads = this_thread()
+    if p == 0:
+        kept.head[0], kept.head[1] = table.head[0], lanes
+    while lanes > 1 and p < bins[0] + bins[1]:
+        slot, last = bounds_of(table, p)
+        place = kept.places.bounds + np.uint32(2) * p
+        kept.words[place], kept.words[place + np.uint32(1)] = slot, last
+        while slot < last:
+            kept.words[kept.places.pixels + slot] = pixel_of(table, slot)
+            kept.numbers[kept.places.weights + slot] = weight_of(table, slot)
+            slot = np.uint32(slot + 1)
+        p = np.uint32(p + threads)
+
+
+@cuda.jit(device=True)
 def is_pooled(table):
     """Say whether the box of a table can be pooled."""
     return table.head[0] >= 0 and table.head[1] > 0
 
 
 @cuda.jit
-def schedule_tables(rois, start, sampling, convention, slots, most_lanes, tables, zero):
+def schedule_tables(rois, start, sampling, convention, slots, tables, zero):
     """Fill the tables of the RoIs from `start` on, a block for each."""
     row = np.uint32(cuda.blockIdx.x)
     table = table_of(tables, row)
-    fill_table(table, rois, start + np.intp(row), sampling, convention, slots, most_lanes, zero)
+    fill_table(table, rois, start + np.intp(row), sampling, convention, slots, zero)
 
 
 def capacities(sampling):

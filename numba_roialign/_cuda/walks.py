@@ -6,9 +6,9 @@ that the next bin may tap again. So a row of pixels is read once for all bins of
 there are few bins for the device, each bin has a thread, which reads several rows at once.
 
 Neighbouring threads take neighbouring bins of a row where channels lie in planes, and neighbouring
-channels where these lie side by side. Where bins are wide, several threads share the taps of a row,
-and their sums meet in shared memory. So do the bins of a part of narrow planes: written one row
-after the other, they would be pieces of sectors.
+channels where these lie side by side. The bins of a part of narrow planes meet in shared memory:
+written one row after the other, they would be pieces of sectors. Boxes of wide bins are left to
+`large`.
 
 A block fills the table of its box in shared memory. What this cannot hold a kernel fills before, in
 the device's memory.
@@ -27,8 +27,8 @@ from numba import cuda
 from .. import _kernels
 from .box_tables import (
     AT_ONCE,
-    POOLED,
     bounds_of,
+    copy_table,
     fill_table,
     is_pooled,
     pixel_of,
@@ -58,7 +58,6 @@ class Division(NamedTuple):
     columns: int  # of bins, side by side
     walks: int  # one below the other
     rows: int  # of bins, of a walk
-    lanes: int  # threads that share a bin, at most: how many, its box decides
     is_last: bool  # whether channels come last: neighbouring threads then take these
     is_staged: bool  # whether bins meet in shared memory before they are written
 
@@ -66,7 +65,6 @@ class Division(NamedTuple):
 class Place(NamedTuple):
     """What a thread takes of a part. In 32 bits."""
 
-    lane: int  # of the threads that share a bin
     group: int  # of channels
     column: int  # of bins
     walk: int
@@ -74,44 +72,14 @@ class Place(NamedTuple):
 
 
 @cuda.jit(device=True)
-def divided(division, lanes, channels, height):
-    """Return how a block divides a box of whose bins so many threads share each."""
-    if lanes == 1:
-        return division
-    groups, one = split(cuda.blockDim.y, lanes)[0], np.uint32(1)
-    across = split(channels + OWN * groups - 1, OWN * groups)[0]
-    return Division(
-        across, height, groups, division.columns, one, one, lanes,
-        division.is_last, division.is_staged,
-    )  # fmt: skip
-
-
-@cuda.jit(device=True)
-def place_of(division, lanes):
+def place_of(division):
     """Return what this thread takes of a part."""
     x = np.uint32(cuda.threadIdx.x)
-    number, lane = split(cuda.threadIdx.y, lanes)
     if division.is_last:
-        walk, column = split(number, division.columns)
-        return Place(lane, x, column, walk, walk < division.walks)
-    group, walk = split(number, division.walks)
-    return Place(lane, group, x, walk, group < division.groups)
-
-
-@cuda.jit(device=True)
-def sum_lanes(numbers, sums, lanes, lane):
-    """Sum for the first lane of a bin what all its lanes have, through shared memory."""
-    place = np.uint32(this_thread()[0] * OWN)  # side by side: with one address for all
-    for k in range(OWN):
-        numbers[place + np.uint32(k)] = sums[k]
-    cuda.syncthreads()
-    if lane == 0:
-        while lanes > 1:
-            place = np.uint32(place + np.uint32(cuda.blockDim.x) * OWN)
-            for k in range(OWN):
-                sums[k] += numbers[place + np.uint32(k)]
-            lanes = np.uint32(lanes - 1)
-    cuda.syncthreads()
+        walk, column = split(cuda.threadIdx.y, division.columns)
+        return Place(x, column, walk, walk < division.walks)
+    group, walk = split(cuda.threadIdx.y, division.walks)
+    return Place(group, x, walk, group < division.groups)
 
 
 @cuda.jit(device=True)
@@ -161,7 +129,7 @@ def start_of(strides, table, channel):
 
 @cuda.jit(device=True)
 def add_rows(
-    features, start, hop, count, strides, table, ph, columns, lanes, held, kept_row, former_row,
+    features, start, hop, count, strides, table, ph, columns, held, kept_row, former_row,
     sums, kept, former, values, zero, holds, own,
 ):  # fmt: skip
     """Add the rows of a bin to its sums; return the last two rows that were summed.
@@ -192,7 +160,7 @@ def add_rows(
                 else:
                     weighted_lines(
                         features, origin, hop, count, strides.column, table, columns[0],
-                        columns[1], AT_ONCE * lanes, values, kept, own, zero,
+                        columns[1], AT_ONCE, values, kept, own, zero,
                     )  # fmt: skip
         if row == former_row:
             for k in range(own):
@@ -207,24 +175,20 @@ def add_rows(
 @cuda.jit(device=True)
 def pool_box(
     features, strides, table, n, bins, division, numbers, zero, out, out_strides, channels,
-    holds, shares, own,
+    holds, own,
 ):  # fmt: skip
     """Pool RoI `n`: some of its parts by this block.
 
-    The last three are constants of a kernel, which is compiled for them: whether a thread holds the
-    taps of a bin for all rows, whether threads may share a bin, and how many channels a thread has.
+    The last two are constants of a kernel, which is compiled for them: whether a thread holds the
+    taps of a bin for all rows, and how many channels it has.
     """
     sums, kept = cuda.local.array(OWN, type(zero)), cuda.local.array(OWN, type(zero))
     former, values = cuda.local.array(OWN, type(zero)), cuda.local.array(VALUES, type(zero))
     offsets = cuda.local.array(HELD, type(strides.column))
     weights = cuda.local.array(HELD, type(zero))
-    is_valid, lanes = is_pooled(table), np.uint32(1)
+    is_valid = is_pooled(table)
     height, width, channels = np.uint32(bins[0]), np.uint32(bins[1]), np.uint32(channels)
-    if shares:
-        if is_valid:
-            lanes = np.uint32(table.head[1])
-        division = divided(division, lanes, channels, height)
-    place = place_of(division, lanes)
+    place = place_of(division)
     Index = type(strides.channel)
     hop = Index(division.groups * strides.channel)
     out_hop = np.uintp(division.groups) * np.uintp(out_strides.channel)
@@ -243,7 +207,6 @@ def pool_box(
             begin, end = np.uint32(0), np.uint32(0)
             if works and is_valid:
                 begin, end = bounds_of(table, height + column)
-            begin = np.uint32(begin + AT_ONCE * place.lane)
             held = Held(offsets, weights, np.uint32(0))
             if holds:
                 held = hold(table, begin, end, strides.column, offsets, weights, zero)
@@ -256,13 +219,11 @@ def pool_box(
                     sums[k] = zero if is_valid else zero * type(zero)(math.nan)
                 if works and is_valid and ph < height:
                     kept_row, former_row = add_rows(
-                        features, start, hop, share.count, strides, table, ph, (begin, end), lanes,
+                        features, start, hop, share.count, strides, table, ph, (begin, end),
                         held, kept_row, former_row, sums, kept, former, values, zero, holds, own,
                     )  # fmt: skip
-                if shares and lanes > 1:
-                    sum_lanes(numbers, sums, lanes, place.lane)
-                if works and ph < height and place.lane == 0:
-                    if division.is_staged and lanes == 1:
+                if works and ph < height:
+                    if division.is_staged:
                         for k in range(own):
                             numbers[at + np.uint32(k) * planes_apart] = sums[k]
                     else:
@@ -272,7 +233,7 @@ def pool_box(
                 to += np.uintp(out_strides.row)
                 at, ph = np.uint32(at + width), np.uint32(ph + 1)
             base = np.uint32(base + division.columns)
-        if division.is_staged and lanes == 1:
+        if division.is_staged:
             cuda.syncthreads()
             there = min(np.uint32(own * division.groups), channels - share.first_channel)
             to = element_at(out_strides, n, share.first_channel, share.first_row, 0)
@@ -288,9 +249,9 @@ def pool_bins(features, strides, table, n, bins, division, zero, out, out_stride
     The rows are added up in their order, as there: a box has the same bits however many boxes come
     along, but for what the compiler rounds otherwise in one kernel than in another.
     """
-    height, width, one = np.uint32(bins[0]), np.uint32(bins[1]), np.uint32(1)
-    place = place_of(division, one)
-    share = share_of(cuda.blockIdx.y, division, place, channels, one)
+    height, width = np.uint32(bins[0]), np.uint32(bins[1])
+    place = place_of(division)
+    share = share_of(cuda.blockIdx.y, division, place, channels, np.uint32(1))
     ph, pw = split(share.first_row * division.columns + place.column, width)
     if place.works and share.count > 0 and ph < height:
         total = zero * type(zero)(math.nan)
@@ -304,16 +265,15 @@ def pool_bins(features, strides, table, n, bins, division, zero, out, out_stride
 @cuda.jit(device=True)
 def pool_by_own_table(
     features, strides, rois, sampling, convention, slots, places, division, zero,
-    out, out_strides, channels, holds, shares, own,
+    out, out_strides, channels, holds, own,
 ):  # fmt: skip
     """Fill a table in shared memory and pool the RoI of this block by it."""
     table, n = shared_table(places, zero), np.intp(cuda.blockIdx.x)
-    most_lanes = division.lanes if shares else np.uint32(1)
-    fill_table(table, rois, n, sampling, convention, slots, most_lanes, zero)
+    fill_table(table, rois, n, sampling, convention, slots, zero)
     cuda.syncthreads()
     pool_box(
         features, strides, table, n, (sampling.output_height, sampling.output_width), division,
-        table.numbers, zero, out, out_strides, channels, holds, shares, own,
+        table.numbers, zero, out, out_strides, channels, holds, own,
     )  # fmt: skip
 
 
@@ -325,7 +285,7 @@ def schedule_boxes(
     """Pool RoIs whose bins a thread holds, a column of blocks for each."""
     pool_by_own_table(
         features, strides, rois, sampling, convention, slots, places, division, zero,
-        out, out_strides, channels, True, False, OWN,
+        out, out_strides, channels, True, OWN,
     )  # fmt: skip
 
 
@@ -337,7 +297,7 @@ def schedule_unheld(
     """As `schedule_boxes`, of bins whose taps a thread reads from the table, for each row anew."""
     pool_by_own_table(
         features, strides, rois, sampling, convention, slots, places, division, zero,
-        out, out_strides, channels, False, False, OWN,
+        out, out_strides, channels, False, OWN,
     )  # fmt: skip
 
 
@@ -349,20 +309,28 @@ def schedule_colours(
     """As `schedule_boxes`, of so few channels as a picture has."""
     pool_by_own_table(
         features, strides, rois, sampling, convention, slots, places, division, zero,
-        out, out_strides, channels, True, False, COLOURS,
+        out, out_strides, channels, True, COLOURS,
     )  # fmt: skip
 
 
 @cuda.jit
-def schedule_wide(
-    features, strides, rois, sampling, convention, slots, places, division, zero,
+def schedule_narrow(
+    features, strides, rois, start, sampling, convention, slots, places, division, tables, zero,
     out, out_strides, channels,
 ):  # fmt: skip
-    """As `schedule_unheld`, of bins so wide that several threads share them."""
-    pool_by_own_table(
-        features, strides, rois, sampling, convention, slots, places, division, zero,
-        out, out_strides, channels, False, True, OWN,
-    )  # fmt: skip
+    """As `schedule_unheld`, from `start` on, but for boxes of wide bins, whose tables it keeps."""
+    table, row = shared_table(places, zero), np.uint32(cuda.blockIdx.x)
+    n, kept = start + np.intp(row), table_of(tables, row)
+    fill_table(table, rois, n, sampling, convention, slots, zero)
+    cuda.syncthreads()
+    bins = sampling.output_height, sampling.output_width
+    if cuda.blockIdx.y == 0:
+        copy_table(table, kept, bins, table.head[1])
+    if table.head[1] <= 1:
+        pool_box(
+            features, strides, table, n, bins, division, table.numbers, zero,
+            out, out_strides, channels, False, OWN,
+        )  # fmt: skip
 
 
 @cuda.jit(**bounded(FEW_THREADS, 4))
@@ -372,7 +340,7 @@ def schedule_few(
 ):  # fmt: skip
     """As `schedule_boxes`, where there are few bins for the device."""
     table, n = shared_table(places, zero), np.intp(cuda.blockIdx.x)
-    fill_table(table, rois, n, sampling, convention, slots, 1, zero)
+    fill_table(table, rois, n, sampling, convention, slots, zero)
     cuda.syncthreads()
     bins = sampling.output_height, sampling.output_width
     pool_bins(features, strides, table, n, bins, division, zero, out, out_strides, channels)
@@ -380,13 +348,13 @@ def schedule_few(
 
 @cuda.jit
 def schedule_tabled(
-    features, strides, tables, start, bins, division, zero, out, out_strides, channels
+    features, strides, tables, start, bins, most_lanes, division, zero, out, out_strides, channels
 ):
-    """As `schedule_wide`, by tables that are filled, but for boxes that are pooled elsewhere."""
+    """As `schedule_unheld`, by tables that are filled, of boxes with so many lanes at most."""
     numbers, row = cuda.shared.array(0, tables.numbers.dtype), np.uint32(cuda.blockIdx.x)
     table = table_of(tables, row)
-    if table.head[1] != POOLED:
+    if table.head[1] <= most_lanes:
         pool_box(
             features, strides, table, start + np.intp(row), bins, division, numbers, zero,
-            out, out_strides, channels, False, True, OWN,
+            out, out_strides, channels, False, OWN,
         )  # fmt: skip
