@@ -119,6 +119,8 @@ def measure_workloads(run, specs, workloads, arguments, save):
     about = {"effort": effort(arguments, standard), "operation": arguments.operation}
     with Rig(specs, arguments.threads, **about) as rig:
         run["implementations"] = rig.implementations
+        if problem := rig.implementations[specs[0].name].get("missing"):
+            raise SystemExit(f"{specs[0].name} itself does not run here: {problem}")
         for workload in (progress := tqdm(workloads, unit="workload")):
             progress.set_description(workload.name)
             run["workloads"][workload.name] = rig.measure(workload)

@@ -253,6 +253,11 @@ def pooled_by(target, rng, patched, monkeypatch):
         pytest.param("boxes|unheld|narrow", {"STAGED_BYTES": 0, "RESIDENT": 0}, id="not staged"),
         pytest.param("", {"narrowed_within": lambda strides, _: strides}, id="offsets of 64 bits"),
         pytest.param("narrow schedule_large", {"WIDE_TAPS": 1}, id="large boxes apart"),
+        pytest.param(
+            "narrow schedule_large schedule_narrow schedule_large",
+            {"WIDE_TAPS": 1, "BATCH_BYTES": 1},
+            id="a batch for each box",
+        ),
         pytest.param("tabled", {"SHARED_BYTES": 0}, id="tabled"),
         pytest.param("tabled", {"SHARED_BYTES": 0, "WIDE_TAPS": 1}, id="tabled, shared"),
     ],
