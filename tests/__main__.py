@@ -15,7 +15,11 @@ from importlib.util import find_spec
 from . import supply
 
 # Files with a lane of their own.
-APART = ["--ignore", "tests/test_ptx.py", "--ignore", "tests/test_torch.py"]
+APART = [
+    option
+    for name in ("ptx", "simulator", "torch")
+    for option in ("--ignore", f"tests/test_{name}.py")
+]
 # Most of the time goes into compiling, on one core; through the on-disk cache two processes share
 # what they compile.
 TWO = ["--numprocesses", "2", "--dist", "loadgroup"]
@@ -30,7 +34,10 @@ LANES = {
         ["--target", "cuda", *APART, *TWO],
     ),
     "checked": ({"NUMBA_BOUNDSCHECK": "1"}, ["--target", "cpu", "tests/test_hostile.py", *TWO]),
-    "ptx": ({"NUMBA_ROIALIGN_REQUIRE_PTX": "1"}, ["tests/test_ptx.py", *TWO]),
+    "ptx": (
+        {"NUMBA_ROIALIGN_REQUIRE_PTX": "1"},
+        ["tests/test_ptx.py", "tests/test_simulator.py", *TWO],
+    ),
     "torch": ({"NUMBA_ROIALIGN_REQUIRE_TORCH": "1"}, ["--target", "cpu", "tests/test_torch.py"]),
     "device": ({}, ["--target", "cuda", *APART]),
 }

@@ -1,0 +1,1 @@
+"""CUDA kernels run without a device: their machine code, on a simulated H200."""
