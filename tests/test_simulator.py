@@ -15,6 +15,8 @@ from . import reference
 from .conftest import random_features
 from .test_ptx import REQUIRED, toolchain_problem
 
+pytestmark = pytest.mark.xdist_group("simulator")  # one process compiles the simulator, in a minute
+
 BASE, PARAMETERS = 1 << 40, 0x210
 STALL = 41  # where a control code has it
 UNUSED = 7 << 46 | 7 << 49 | 1 << STALL  # scoreboards, and one cycle
