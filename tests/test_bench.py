@@ -1,7 +1,9 @@
 """The benchmark program: its rig refuses wrong results, and its tables follow from its JSON."""
 
+import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -406,3 +408,13 @@ def test_a_peer_may_have_an_interpreter_of_its_own():
     assert chosen[1].python == "some/python"
     with pytest.raises(pytest.fail.Exception, match="mindspor"):
         program.chosen_specs(None, ["mindspor=x"], pytest.fail)
+
+
+def test_a_run_stops_where_the_package_is_not(monkeypatch):
+    missing = {"numba_roialign": {"missing": "no metadata"}}
+    rig_of_none = contextlib.nullcontext(SimpleNamespace(implementations=missing))
+    monkeypatch.setattr(program, "Rig", lambda *_, **__: rig_of_none)
+    _, arguments = program.parse(["run", "--quick"])
+    specs = program.chosen_specs(None, [], pytest.fail)
+    with pytest.raises(SystemExit, match="numba_roialign itself does not run here: no metadata"):
+        program.measure_workloads({}, specs, program.WORKLOADS[:1], arguments, lambda: None)

@@ -33,8 +33,7 @@ from .walks import (
 
 THREADS = 128  # of a block
 WIDE_THREADS = 256  # where rows of bins are long, or channels come last
-WARP = 32  # threads
-MOST_LANES = 32  # of a bin: no box has more
+WARP = 32  # threads; no bin has more
 # Warps of a kernel that a multiprocessor holds, by the registers that float32 takes of its 2^16 for
 # capability 9.0: up to a third less for others.
 WARPS = {
@@ -220,35 +219,44 @@ class Average:
 
     def pool(self, source, target):
         """Pool all boxes; `source` and `target` are a flat array and its strides each."""
-        rois, zero, source = self.rois, self.zero, narrowed_source(source, self.case)
-        how = self.sampling, self.convention, self.slots
-        if self.kernel is schedule_tabled:
-            for start, count in batches_of(self.tables, rois):
-                configured(schedule_tables, count, min(THREADS, sum(self.bins)), self.queue)(
-                    rois, start, *how, self.tables, zero
-                )
-                most_lanes = 1 if self.is_wide else MOST_LANES
-                self.configured(schedule_tabled, count)(
-                    *source, self.tables, start, self.bins, most_lanes, self.division, zero,
-                    *target, self.channels,
-                )  # fmt: skip
-                if self.is_wide:
-                    self.pool_large(source, target, start, count)
+        rois, source = self.rois, narrowed_source(source, self.case)
+        if self.kernel not in (schedule_narrow, schedule_tabled):
+            self.configured(self.kernel, rois.shape[0])(
+                *source, rois, *self.how(), self.places, self.division, self.zero,
+                *target, self.channels,
+            )  # fmt: skip
             return
-        how = *how, self.places, self.division
-        if self.kernel is schedule_narrow:
-            for start, count in batches_of(self.tables, rois):
-                self.configured(schedule_narrow, count)(
-                    *source, rois, start, *how, self.tables, zero, *target, self.channels
+        for start, count in batches_of(self.tables, rois):
+            if self.kernel is schedule_narrow:
+                self.pool_narrow(source, target, start, count)
+            else:
+                self.pool_tabled(source, target, start, count)
+            if self.is_wide:
+                pool_large(
+                    self.case, source, self.tables, start, count, self.queue, self.zero, target
                 )
-                self.pool_large(source, target, start, count)
-            return
-        self.configured(self.kernel, rois.shape[0])(
-            *source, rois, *how, zero, *target, self.channels
-        )
 
-    def pool_large(self, source, target, start, count):
-        pool_large(self.case, source, self.tables, start, count, self.queue, self.zero, target)
+    def how(self):
+        """Return what a box's table is filled by."""
+        return self.sampling, self.convention, self.slots
+
+    def pool_narrow(self, source, target, start, count):
+        """Pool boxes of narrow bins, and keep the tables of the others."""
+        self.configured(schedule_narrow, count)(
+            *source, self.rois, start, *self.how(), self.places, self.division, self.tables,
+            self.zero, *target, self.channels,
+        )  # fmt: skip
+
+    def pool_tabled(self, source, target, start, count):
+        """Fill tables that shared memory does not hold, and pool boxes by them."""
+        configured(schedule_tables, count, min(THREADS, sum(self.bins)), self.queue)(
+            self.rois, start, *self.how(), self.tables, self.zero
+        )
+        most_lanes = 1 if self.is_wide else WARP
+        self.configured(schedule_tabled, count)(
+            *source, self.tables, start, self.bins, most_lanes, self.division, self.zero,
+            *target, self.channels,
+        )  # fmt: skip
 
     def configured(self, kernel, rois):
         """Return a function that launches a kernel on some boxes."""

@@ -85,7 +85,7 @@ def pool_item(features, strides, table, item, lane, lanes, bins, channels, sums,
 
 
 @cuda.jit(device=True)
-def place_of(thread):
+def sums_place(thread):
     """Return where in shared memory the sums of a thread stand, from those of the first on."""
     return np.uint32(thread + (thread // np.uint32(HALF_WARP)))
 
@@ -101,7 +101,7 @@ def write_items(shared, out, n, strides, first, lanes, bins, channels, zero):
         if channel < channels:
             total, thread = zero, np.uint32(item * lanes)
             for t in range(lanes):
-                total += shared[np.uint32(k * PITCH + place_of(np.uint32(thread + np.uint32(t))))]
+                total += shared[np.uint32(k * PITCH + sums_place(np.uint32(thread + np.uint32(t))))]
             ph, pw = split(place, width)
             out[element_at(strides, n, channel, ph, pw)] = total
 
@@ -137,7 +137,7 @@ def schedule_large(features, strides, tables, start, count, bins, zero, out, out
             item = np.uint32(first + item)
             pool_item(features, strides, table, item, lane, lanes, bins, channels, sums, zero)
             for k in range(OWN):
-                shared[np.uint32(np.uint32(k * PITCH) + place_of(thread))] = sums[k]
+                shared[np.uint32(np.uint32(k * PITCH) + sums_place(thread))] = sums[k]
             cuda.syncthreads()
             write_items(
                 shared, out, start + np.intp(row), out_strides, first, lanes, bins, channels, zero
