@@ -3,6 +3,7 @@
 import re
 from importlib.util import find_spec
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -315,6 +316,50 @@ def test_bands_pool_the_same(pooled_by, numbers, constants, sampling):
     assert re.search(r"schedule_homes schedule_(wide_)?bands", launched), launched
     assert {name: getattr(division[0], name) for name in numbers} == numbers
     assert "MOST_TAPS" not in constants or "schedule_large" in launched
+
+
+@pytest.mark.only("cuda")
+@pytest.mark.parametrize(
+    ("kernels", "constants"),
+    [
+        pytest.param("narrow schedule_large", {"WIDE_TAPS": 1}, id="narrow"),
+        pytest.param("tabled schedule_large", {"WIDE_TAPS": 1, "SHARED_BYTES": 0}, id="tabled"),
+        pytest.param(
+            "bands schedule_large",
+            {"BINS_OF_PIXEL": 0, "LEAST_OUTPUTS": 0, "MOST_TAPS": 3},
+            id="bands",
+        ),
+    ],
+)
+def test_a_wide_box_that_cannot_be_pooled_is_not_left(target, rng, patched, kernels, constants):
+    """Its image or its rows are nowhere: what pools wide boxes would read beside the map."""
+    from numba_roialign._cuda.launches import Launch
+
+    patched(**{"BINS_OF_PIXEL": np.inf, "MOST_RESULTS": 0, **constants})
+    shape, nan, inf = (2, 6, 8, 17), np.nan, np.inf
+    features, names, make = random_features(rng, shape), [], Launch.make
+
+    def noted(launch, *arguments):
+        names.append(getattr(launch.kernel, "py_func", launch.kernel).__name__)
+        return make(launch, *arguments)
+
+    rois = np.array(
+        [
+            [1, 0, 0, 17, 8],
+            [9, 0, 0, 17, 8],
+            [-1, 0, 0, 17, 8],
+            [nan, 0, 0, 17, 8],
+            [1, 0, nan, 17, 8],
+            [1, 0, 0, 17, inf],
+        ],
+        np.float32,
+    )
+    with mock.patch.object(Launch, "make", noted):
+        found = target.numpy(roi_align(target.array(features), target.array(rois), (3, 2)))
+    assert re.search(f"schedule_.*{kernels}", " ".join(names)), names
+    assert np.isnan(found[1:]).all()
+    expected = reference.roi_align(features, rois[:1], (3, 2), 1.0, -1)
+    np.testing.assert_allclose(found[:1], expected, rtol=1e-4, atol=1e-5)
 
 
 def weights_of(pixels, weights):

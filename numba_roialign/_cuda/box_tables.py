@@ -37,7 +37,8 @@ class Table(NamedTuple):
     would be clamped again, in 12 instructions, wherever it is read.
     """
 
-    # (2,) intp: the image, or -1; and how many lanes, threads that share a bin, or 0
+    # (2,) intp: the image, or -1; and how many lanes, threads that share a bin, or 0. Each says
+    # of one axis whether the box can be pooled along it.
     head: np.ndarray
     words: np.ndarray  # uint32, for then an address is one multiply: bounds and pixels
     numbers: np.ndarray  # in the accumulator's type: weights
@@ -132,6 +133,12 @@ def pixel_of(table, slot):
 @cuda.jit(device=True)
 def weight_of(table, slot):
     return table.numbers[table.places.weights + slot]
+
+
+@cuda.jit(device=True)
+def lanes_of(table):
+    """Return how many threads are to share a bin of a table's box; 0 if it cannot be pooled."""
+    return table.head[1] if is_pooled(table) else 0
 
 
 @cuda.jit(device=True)

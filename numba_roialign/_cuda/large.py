@@ -13,7 +13,7 @@ import numpy as np
 from numba import cuda
 
 from .. import _kernels
-from .box_tables import HALF_WARP, bounds_of, pixel_of, table_of, weight_of
+from .box_tables import HALF_WARP, bounds_of, lanes_of, pixel_of, table_of, weight_of
 from .indices import split
 from .launches import MOST_BLOCKS, bounded, configured
 
@@ -23,9 +23,7 @@ OWN = 4  # channels of a thread
 ROWS = 4  # that a thread reads at once
 VALUES = ROWS * OWN
 THREADS = 256  # of a block
-PITCH = (
-    THREADS + THREADS // HALF_WARP
-)  # numbers: the sums of a bin begin in other banks than the next's
+PITCH = THREADS + THREADS // HALF_WARP  # sums of a channel: bins begin in different banks
 SUMS = OWN * PITCH
 WAVES = 2  # of blocks: each has some items of many boxes, of which most may be pooled elsewhere
 AT_ONCE = 3  # blocks of a multiprocessor
@@ -123,7 +121,7 @@ def schedule_large(features, strides, tables, start, count, bins, zero, out, out
             counts[0] = 0
         cuda.syncthreads()
         row = np.uint32(base + thread * apart)
-        if row < np.uint32(count) and tables.head[np.uintp(row), 1] > 1:
+        if row < np.uint32(count) and lanes_of(table_of(tables, row)) > 1:
             listed[cuda.atomic.add(counts, 0, 1)] = row
         cuda.syncthreads()
         left = counts[0]

@@ -31,6 +31,7 @@ from .box_tables import (
     copy_table,
     fill_table,
     is_pooled,
+    lanes_of,
     pixel_of,
     shared_table,
     table_of,
@@ -45,7 +46,7 @@ element_at = cuda.jit(device=True)(_kernels.element_at)
 OWN = 4  # channels of a thread
 COLOURS = 3  # of a thread, where there are no more
 VALUES = HELD * OWN  # that a thread reads at once
-FEW_THREADS = 256  # of a block, at most, of which the registers of four must fit
+FEW_THREADS = 256  # of a block, at most, of which the registers of three must fit
 NO_ROW = np.uint32(0xFFFFFFFF)
 
 
@@ -324,16 +325,17 @@ def schedule_narrow(
     fill_table(table, rois, n, sampling, convention, slots, zero)
     cuda.syncthreads()
     bins = sampling.output_height, sampling.output_width
+    lanes = lanes_of(table)
     if cuda.blockIdx.y == 0:
-        copy_table(table, kept, bins, table.head[1])
-    if table.head[1] <= 1:
+        copy_table(table, kept, bins, lanes)
+    if lanes <= 1:
         pool_box(
             features, strides, table, n, bins, division, table.numbers, zero,
             out, out_strides, channels, False, OWN,
         )  # fmt: skip
 
 
-@cuda.jit(**bounded(FEW_THREADS, 4))
+@cuda.jit(**bounded(FEW_THREADS, 3))
 def schedule_few(
     features, strides, rois, sampling, convention, slots, places, division, zero,
     out, out_strides, channels,
@@ -353,7 +355,7 @@ def schedule_tabled(
     """As `schedule_unheld`, by tables that are filled, of boxes with so many lanes at most."""
     numbers, row = cuda.shared.array(0, tables.numbers.dtype), np.uint32(cuda.blockIdx.x)
     table = table_of(tables, row)
-    if table.head[1] <= most_lanes:
+    if lanes_of(table) <= most_lanes:
         pool_box(
             features, strides, table, start + np.intp(row), bins, division, numbers, zero,
             out, out_strides, channels, False, OWN,
