@@ -30,9 +30,7 @@ AT_ONCE = 3  # blocks of a multiprocessor
 
 
 @cuda.jit(device=True)
-def sum_column(
-    features, start, hop, stride, count, table, rows, weight, sums, values, zero
-):  # fmt: skip
+def sum_column(features, start, hop, stride, count, table, rows, weight, sums, values, zero):
     """Add to `sums` what a column of pixels gives a bin, for `count` channels."""
     Index, (slot, last) = type(hop), rows
     column = cuda.local.array(OWN, type(zero))
