@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bench.simulator import instructions
 from bench.simulator.instructions import NAMES, NUMBER, UnknownInstruction, parse
 from bench.simulator.machine import SimulationError, simulate
-from bench.simulator.state import CYCLES, Device
+from bench.simulator.state import CYCLES, ISSUED, ISSUES, PASSES, QUEUE_BUSY, Device
 
 from . import reference
 from .conftest import random_features
@@ -58,11 +58,11 @@ def run(lines, threads, words=64, shared=256):
     memory, bank = np.zeros(4 * words, np.uint8), np.zeros(PARAMETERS + 8, np.uint8)
     bank[PARAMETERS:].view(np.int64)[0] = BASE
     in_l2 = np.zeros(memory.size // 32, np.uint8)
-    counts, _ = simulate(
+    outcome = simulate(
         parse(printed(lines)), bank, memory, BASE, in_l2, (1, 1, 1), (threads, 1, 1), 32, shared,
         ONE,
     )  # fmt: skip
-    assert counts[CYCLES] > ONE.block_start
+    assert outcome.counts[CYCLES] > ONE.block_start
     return memory.view(np.uint32)
 
 
@@ -211,8 +211,11 @@ def test_machine_code_pools_what_the_reference_does(launches, rng, monkeypatch, 
     call = launches.record(features, rois, 3, 1.0, samples, TORCHVISION)
     assert [launch.name for launch in call.launches] == names
     for launch in call.launches:
-        counts, held = launches.run(launch, call.memory)
-        assert held >= 1
+        outcome = launches.run(launch, call.memory)
+        counts, spent = outcome.counts, outcome.spent.sum(0)
+        assert outcome.held >= 1
         assert counts[CYCLES] > Device().block_start
+        assert (spent[ISSUES], spent[PASSES]) == (counts[ISSUED], counts[QUEUE_BUSY])
+        assert len(outcome.texts) == len(outcome.spent)
     expected = reference.roi_align(features, rois, (3, 3), 1.0, samples)
     assert_allclose(call.pooled, expected, rtol=0, atol=5e-5)

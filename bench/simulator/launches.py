@@ -216,7 +216,7 @@ def constants_of(launch):
 
 
 def run(launch, memory, device=None):
-    """Simulate a launch, and return counts of what it took and the blocks of a multiprocessor."""
+    """Simulate a launch, and return what it took."""
     cubin = machine_code(launch)
     registers, shared = needs(cubin)
     return simulate(

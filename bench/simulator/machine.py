@@ -6,6 +6,8 @@ it issues, its control code, its pipe and what it waits for decide.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .compiling import compiled, kept
@@ -27,16 +29,20 @@ from .state import (
     DEADLOCK,
     FULL,
     ISSUED,
+    ISSUES,
     L1_BYTES,
     LANES,
     LINE,
     MULTIPROCESSOR,
+    PASSES,
     QUARTER,
     QUEUE_BUSY,
     REGISTERS,
     SHARED_BYTES,
     SHARED_START,
+    SPENT,
     UNWRITTEN,
+    WAITED,
     WARP,
     WARP_INSTRUCTIONS,
     WARPS,
@@ -56,6 +62,15 @@ PROBLEMS = {
     BAD_SHARED_ADDRESS: "bad address in shared memory",
     BAD_CONSTANT: "bad address of a constant",
 }
+
+
+class Outcome(NamedTuple):
+    """What a launch took."""
+
+    counts: np.ndarray
+    held: int  # blocks of a multiprocessor
+    spent: np.ndarray  # of each instruction: how often warps issued it, its passes, their waiting
+    texts: list  # the instructions
 
 
 class SimulationError(RuntimeError):
@@ -134,6 +149,9 @@ def execute(state, device, launch, place, w, now):
     pc = warp.active_pc
     record, operands, fault = state.program[pc], state.operands[pc], state.fault
     state.counts[WARP_INSTRUCTIONS] += 1
+    state.spent[pc, ISSUES] += 1
+    state.spent[pc, WAITED] += now - warp.next
+    state.spent[pc, PASSES] -= state.counts[QUEUE_BUSY]
     mask, guard = warp.active, warp.predicates[record.guard]
     if record.guard_uniform:
         guard = FULL if warp.uniform_predicates[record.guard] else 0
@@ -168,6 +186,7 @@ def execute(state, device, launch, place, w, now):
         if not warp.alive:
             end_warp(state, launch, place, warp, now)
             return
+    state.spent[pc, PASSES] += state.counts[QUEUE_BUSY]
     if not jumped:
         warp.active_pc = pc + 1
     elif warp.active_pc != pc + 1 and (does in (BRA, CALL, RET, EXIT)):
@@ -334,6 +353,7 @@ def state_of(program, constants, memory, in_l2, warps, held, registers, shared_b
         distinct=np.zeros(4 * LANES, np.int64),
         banks=np.zeros(32, np.int64),
         counts=np.zeros(COUNTS, np.int64),
+        spent=np.zeros((len(program.texts), SPENT), np.int64),
         fault=np.zeros(4, np.int64),
     )  # fmt: skip
 
@@ -341,7 +361,7 @@ def state_of(program, constants, memory, in_l2, warps, held, registers, shared_b
 def simulate(
     program, constants, memory, base, in_l2, grid, threads, registers, shared_bytes, device=None
 ):
-    """Run a launch on memory that begins at an address, and return counts of what it took.
+    """Run a launch on memory that begins at an address, and return what it took.
 
     `in_l2` says of each sector of the memory whether the L2 cache has it, and is written.
     """
@@ -360,7 +380,7 @@ def simulate(
         where = f"{16 * pc:#x}: {program.texts[pc]}"
         detail = "" if kind == DEADLOCK else f" {address:#x} in lane {lane}"
         raise SimulationError(f"{PROBLEMS[kind]}{detail} at {where}")
-    return state.counts, held
+    return Outcome(state.counts, held, state.spent, program.texts)
 
 
 def shares(counts, device):

@@ -21,6 +21,9 @@ FINE, DEADLOCK, BAD_ADDRESS, BAD_SHARED_ADDRESS, BAD_CONSTANT, UNKNOWN = range(6
 ) = range(12)  # fmt: skip
 
 
+ISSUES, PASSES, WAITED, SPENT = range(4)  # of an instruction
+
+
 class Device(NamedTuple):
     """Counts, and times in cycles. Those of an H200, the last two calibrated by a measured run."""
 
@@ -104,4 +107,5 @@ class State(NamedTuple):
     distinct: np.ndarray
     banks: np.ndarray
     counts: np.ndarray
+    spent: np.ndarray  # (instructions, SPENT)
     fault: np.ndarray  # kind, instruction, lane, address
