@@ -106,6 +106,7 @@ class Cuda(Target):
             box_tables.HALF_WARP = bands.HALF_WARP = large.HALF_WARP = 4
             large.THREADS, large.PITCH, large.SUMS = 8, 10, 40
             average.WIDE_TAPS, average.SHORT_ROW = 5, 4
+            bands.WARP, bands.CHUNK, banded.CHUNK = 4, np.uint32(16), 16
             bands.LISTED, banded.BAND_THREADS, banded.MOST_PARTS = 5, 12, 2
             banded.LEAST_ROWS = banded.BEYOND = 1
             banded.MOST_TAPS, banded.LEAST_OUTPUTS, banded.BINS_OF_PIXEL = 5, 20, 1 / 2

@@ -10,6 +10,7 @@ import pytest
 
 from numba_roialign import roi_align
 from numba_roialign._geometry import Axis
+from numba_roialign._kernels import Strides
 from numba_roialign._taps import bin_of_taps, pad_bin, tap_of_sample
 
 from . import reference
@@ -178,14 +179,16 @@ def test_the_parts_of_a_small_call(shape, rois, bins, samples, fits):
 )
 def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     from numba_roialign._cuda import banded, launches
-    from numba_roialign._cuda.bands import LISTED
+    from numba_roialign._cuda.bands import CHUNK, HOUSED, LISTED
 
     case = case_of(shape, rois, bins, samples)
-    assert banded.suits(case) == (kernel is not None)
-    assert not banded.suits(case._replace(number_bytes=8))
+    images, channels, height, width = shape
+    planes = Strides(channels * height * width, height * width, width, 1)
+    assert banded.suits(case, planes) == (kernel is not None)
+    assert not banded.suits(case._replace(number_bytes=8), planes)
+    assert not banded.suits(case, planes._replace(row=width + 1))
     if kernel is None:
         return
-    images, channels, height, width = shape
     geometry = case.sampling, None, np.float32(0)
     own = banded.Banded(boxes_of(case), geometry, QUEUE, case, 1 << 26, True)
     assert own.kernel.py_func.__name__ == kernel
@@ -193,9 +196,11 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     # No image, row, channel or row of bins is left out.
     assert units == images * bands.count * bands.groups
     assert bands.count * bands.step >= height
-    assert bands.rows >= min(height, bands.step)
+    assert height >= bands.rows >= min(height, bands.step)
+    assert bands.rows * width >= CHUNK
     assert bands.groups * bands.quads * banded.QUAD >= channels
-    assert bands.all == rois * bins
+    assert bands.homes * HOUSED >= bins
+    assert bands.all == rois * bands.homes
     assert parts * bands.share >= bands.all
     assert bands.quads * bins <= banded.BAND_THREADS
     # Two blocks fit a multiprocessor, their lists and what it takes itself included.
@@ -306,7 +311,7 @@ def test_small_calls_pool_the_same(pooled_by, constants, sampling):
             {"count": 4, "rows": 3}, {"rows_of": lambda *_: 3, "BEYOND": 1}, id="three rows"
         ),
         pytest.param({}, {"MOST_TAPS": 3}, id="large boxes apart"),
-        pytest.param({"all": 3}, {"BATCH_BYTES": 1}, id="a batch for each box"),
+        pytest.param({"all": 1}, {"BATCH_BYTES": 1}, id="a batch for each box"),
         pytest.param({}, {"narrowed_within": lambda strides, _: strides}, id="offsets of 64 bits"),
     ],
 )

@@ -15,8 +15,8 @@ NAMES = [
     # integers and predicates
     "MOV", "IMAD", "IMAD_X", "IMAD_WIDE", "IMAD_HI", "IADD3", "IADD3_X", "VIADD", "VIADDMNMX",
     "VIMNMX", "LEA", "LEA_HI_X", "LEA_HI_X_SX32", "LOP3", "SEL", "SHF_L", "SHF_L_HI", "SHF_R",
-    "IABS", "PRMT", "POPC", "FLO", "ISETP", "PLOP3", "P2R", "R2P", "VOTEU", "SHFL", "S2R", "R2UR",
-    "CS2R", "LDC",
+    "SHF_R_LO", "IABS", "PRMT", "POPC", "FLO", "ISETP", "PLOP3", "P2R", "R2P", "VOTEU", "VOTE",
+    "SHFL", "S2R", "R2UR", "CS2R", "LDC",
     # floats, conversions
     "FADD", "FMUL", "FFMA", "FSEL", "FMNMX", "FRND", "MUFU", "FSETP", "FCHK",
     "F2I_U32", "F2I_S32", "F2I_S64", "I2F_U32", "I2F_S32", "I2F_S64",
@@ -295,11 +295,13 @@ class Reader:
 
     def votes(self):
         self.record["target_register"] = register_of(self.words[0])
-        self.does("VOTEU", self.words[-1:])
+        self.does(self.name, self.words[-1:])
 
     def shuffles(self):
-        self.allow("IDX")
+        self.allow("IDX", "UP")
         self.record["target_register"] = register_of(self.words[1])
+        if self.has("UP"):
+            self.record["predicate"], self.record["mode"] = predicate_of(self.words[0]), 1
         self.does("SHFL", self.words[2:4])
 
     def special_register(self):
@@ -376,7 +378,7 @@ class Reader:
         elif self.has("HI"):
             name, self.record["mode"] = "SHF_R", self.has("S32")
         else:
-            raise ValueError("a funnel to the right")
+            name = "SHF_R_LO"
         self.does(name, self.words[1:])
 
     def predicates_moved(self):
@@ -402,7 +404,7 @@ FORMS = {
     "LEA": Reader.scales, "LOP3": Reader.logic, "PLOP3": Reader.predicate_logic,
     "ISETP": Reader.compares, "FSETP": Reader.compares, "MUFU": Reader.special_function,
     "FCHK": Reader.checks, "F2I": Reader.to_integer, "I2F": Reader.to_float,
-    "I2FP": Reader.to_float, "VOTEU": Reader.votes, "SHFL": Reader.shuffles,
+    "I2FP": Reader.to_float, "VOTEU": Reader.votes, "VOTE": Reader.votes, "SHFL": Reader.shuffles,
     "S2R": Reader.special_register, "CS2R": Reader.zeros, "LDC": Reader.constants,
     "BRA": Reader.branches, "CALL": Reader.branches, "RET": Reader.returns,
     "BSSY": Reader.barrier, "BSYNC": Reader.barrier, "BREAK": Reader.barrier,

@@ -21,8 +21,10 @@ IADD3, IADD3_X, VIADD = (NUMBER[name] for name in ["IADD3", "IADD3_X", "VIADD"])
 VIADDMNMX, VIMNMX = NUMBER["VIADDMNMX"], NUMBER["VIMNMX"]
 LEA, LEA_HI_X, LEA_HI_X_SX32 = (NUMBER[name] for name in ["LEA", "LEA_HI_X", "LEA_HI_X_SX32"])
 LOP3, SEL, IABS, PRMT, POPC = (NUMBER[name] for name in ["LOP3", "SEL", "IABS", "PRMT", "POPC"])
-SHF_L, SHF_L_HI, SHF_R = (NUMBER[name] for name in ["SHF_L", "SHF_L_HI", "SHF_R"])
-ISETP, PLOP3, P2R, R2P, VOTEU = (NUMBER[name] for name in ["ISETP", "PLOP3", "P2R", "R2P", "VOTEU"])
+SHF_L, SHF_L_HI = NUMBER["SHF_L"], NUMBER["SHF_L_HI"]
+SHF_R, SHF_R_LO = NUMBER["SHF_R"], NUMBER["SHF_R_LO"]
+ISETP, PLOP3, P2R, R2P = (NUMBER[name] for name in ["ISETP", "PLOP3", "P2R", "R2P"])
+VOTEU, VOTE = NUMBER["VOTEU"], NUMBER["VOTE"]
 SHFL, S2R, R2UR, CS2R, LDC = (NUMBER[name] for name in ["SHFL", "S2R", "R2UR", "CS2R", "LDC"])
 LAST_OF_ONE_RESULT, LAST_INTEGER = NUMBER["FLO"], NUMBER["LDC"]
 
@@ -210,6 +212,8 @@ def one_result(warp, registers, record, operands, mask, values):
                 value = (z << 32 | x) << (y & 63) >> 32
             elif does == SHF_R:
                 value = signed(z) >> min(y, 31) if mode else z >> y if y < LANES else 0
+            elif does == SHF_R_LO:
+                value = z << 32 - (y & 31) | x >> (y & 31) if y < LANES else z >> (y & 31)
             elif does == IABS:
                 value = abs(signed(x))
             elif does == PRMT:
@@ -354,8 +358,18 @@ def moves(warp, registers, record, operands, mask, values, block, launch):
     if does == SHFL:
         load_integer(warp, registers, operands[0], a)
         load_integer(warp, registers, operands[1], b)
+        inside = 0
         for lane in range(LANES):
-            result[lane] = a[int64(b[lane]) & 31]
+            other = int64(b[lane]) & 31
+            if record.mode:  # up from so many lanes below, where there are
+                other = lane - other if other <= lane else LANES
+            inside |= (other < LANES) << lane
+            result[lane] = a[other if other < LANES else lane]
+        store(warp, registers, record, result, mask)
+        if record.mode:
+            store_predicate(warp, record, record.predicate, inside, mask)
+    elif does == VOTE:
+        result[:] = mask & load_predicate(warp, operands[0])
         store(warp, registers, record, result, mask)
     elif does == R2UR:
         load_integer(warp, registers, operands[0], a)
@@ -388,7 +402,7 @@ def integer(warp, registers, record, operands, mask, values, constants, fault, b
         compare(warp, registers, record, operands, mask, values)
     elif does == LDC:
         load_constants(warp, registers, record, operands, mask, constants, values, fault)
-    elif does in (SHFL, S2R, R2UR, CS2R):
+    elif does in (VOTE, SHFL, S2R, R2UR, CS2R):
         moves(warp, registers, record, operands, mask, values, block, launch)
     else:
         on_predicates(warp, registers, record, operands, mask, values)

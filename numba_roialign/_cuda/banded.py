@@ -7,6 +7,9 @@ import numpy as np
 from .average import SHARED_BYTES, batches_of, ceil_div, most_taps, narrowed_source, time_of
 from .bands import (
     BAND_THREADS,
+    CHUNK,
+    HOUSED,
+    NO_BAND,
     QUAD,
     Bands,
     Taps,
@@ -35,8 +38,8 @@ NEVER = 1 << 31  # taps
 # banks, and by the pieces in which it is written.
 BIN_COSTS = {1: 6.8, 2: 5.8, 4: 5.2}
 BEYOND_COST = 1.5  # rows of a band, in whose time a bin reads what it taps beyond
-LOOK_COST = 0.2  # of a row of bins that a block looks at, to find those of its band
-LOOKS_OF_RESULT = 2  # at rows of bins, at most
+LOOK_COST = 0.2  # of a few rows of bins that a block looks at, to find those of its band
+LOOKS_OF_RESULT = 2  # at most
 MOST_QUADS = 4  # of channels, of a block
 UNEVEN = 1.4  # bins of the fullest of several bands, by the mean
 TAIL = 0.2  # of a block's time, in which the last ones of more than a wave run
@@ -51,7 +54,9 @@ def rows_of(case, quads):
         return 0
     room = min(limits.shared_bytes // BLOCKS_AT_ONCE, limits.block_bytes) - RESERVED_BYTES
     rows = min(sampling.height, room // (case.number_bytes * QUAD * quads * sampling.width))
-    return rows if rows >= min(sampling.height, LEAST_ROWS + BEYOND) else 0
+    if rows * sampling.width < CHUNK or rows < min(sampling.height, LEAST_ROWS + BEYOND):
+        return 0
+    return rows
 
 
 def pixels_apart(pixels, quads):
@@ -68,7 +73,8 @@ def divisions(case):
     Some, for a call with another number of boxes is planned anew: all took 3 ms.
     """
     sampling, at_once = case.sampling, BLOCKS_AT_ONCE * case.limits.multiprocessors
-    height, width, work = sampling.height, sampling.width, case.rois * sampling.output_height
+    height, width, homes = sampling.height, sampling.width, ceil_div(sampling.output_height, HOUSED)
+    bins_of_box, work = sampling.output_height * sampling.output_width, case.rois * homes
     for quads in [quads for quads in BIN_COSTS if quads <= MOST_QUADS]:
         fit, groups = rows_of(case, quads), ceil_div(case.channels, QUAD * quads)
         if not fit:
@@ -77,16 +83,18 @@ def divisions(case):
         for wanted in range(least, 2 * least + 1, ceil_div(least, 4)):
             step = ceil_div(height, wanted)
             count, rows = ceil_div(height, step), min(height, step + BEYOND)
+            if sampling.images * count >= NO_BAND:
+                continue
             units = sampling.images * count * groups
             bin_cost = BIN_COSTS[quads] * (1 if count == 1 else 1 + BEYOND_COST / step)
             for parts in {min(n * at_once // units, MOST_PARTS, work) for n in (1, 2)} | {1}:
                 if parts < 1:
                     continue
                 share = ceil_div(work, parts)
-                bins = share * sampling.output_width / (sampling.images * count)
+                bins = share * bins_of_box / (homes * sampling.images * count)
                 cost = quads * (rows * width + bin_cost * bins) + LOOK_COST * share
                 apart = pixels_apart(rows * width, quads)
-                numbers = height, width, count, step, rows, quads, apart, groups, share, work
+                numbers = height, width, count, step, rows, quads, apart, groups, share, work, homes
                 uneven = 1 if count <= 2 else UNEVEN
                 time = time_of(units * parts, at_once, cost, uneven, TAIL)
                 yield time, (units, parts), numbers
@@ -98,12 +106,13 @@ def division_of(case):
     return found and (Bands(*map(np.uint32, found[2])), found[1])
 
 
-def suits(case):
-    """Say whether packing all pixels of the maps is worth it."""
+def suits(case, strides):
+    """Say whether packing all pixels of the maps is worth it, which is of rows without gaps."""
     sampling = case.sampling
     bins = case.rois * sampling.output_height * sampling.output_width
     if (
         case.number_bytes > 4  # float64 would spill
+        or (strides.row, strides.column) != (sampling.width, 1)
         or case.channels <= MOST_COLOURS
         or bins < BINS_OF_PIXEL * sampling.images * sampling.height * sampling.width
         or bins * case.channels < LEAST_OUTPUTS
@@ -112,9 +121,9 @@ def suits(case):
         return False
     if (division := division_of(case)) is None:
         return False
-    # Blocks of a band look at all rows of bins to find theirs: for many images, mostly in vain.
-    _, (units, _) = division
-    looks = units * case.rois * sampling.output_height
+    # Blocks of a band look at all homes to find theirs: for many images, mostly in vain.
+    bands, (units, _) = division
+    looks = units * int(bands.all)
     return looks <= LOOKS_OF_RESULT * bins * case.channels
 
 
@@ -134,7 +143,7 @@ class Banded:
         bounds, taps = queue.empty(rows * bins, np.uint64), queue.empty(rows * slots, np.uint64)
         self.places, self.table_bytes = shared_places(self.sampling, number, 0)
         self.taps = Taps(bounds, taps, np.uint32(bins), np.uint32(slots))
-        self.homes = queue.empty(rows * self.bins[0], np.uint32)
+        self.homes = queue.empty(rows * ceil_div(self.bins[0], HOUSED), np.uint64)
         is_held = 0 < 2 * self.sampling.samples_x <= HELD
         self.kernel = schedule_bands if is_held else schedule_wide_bands
 

@@ -87,7 +87,7 @@ def queue_pooling(queue, features, rois, out, argmax, how):
         call = rois, geometry, queue, case
         if not is_last and is_small(case):
             average = Small(*call)
-        elif not is_last and suits(case):
+        elif not is_last and suits(case, source[1]):
             average = Banded(*call, how.batch_bytes, is_packed)
         else:
             average = Average(*call, how.batch_bytes, is_last, is_packed)
