@@ -54,6 +54,7 @@ def rows_of(case, quads):
         return 0
     room = min(limits.shared_bytes // BLOCKS_AT_ONCE, limits.block_bytes) - RESERVED_BYTES
     rows = min(sampling.height, room // (case.number_bytes * QUAD * quads * sampling.width))
+    # Of fewer pixels than a warp packs at once, the L1 cache has them all.
     if rows * sampling.width < CHUNK or rows < min(sampling.height, LEAST_ROWS + BEYOND):
         return 0
     return rows

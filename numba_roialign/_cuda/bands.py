@@ -440,12 +440,12 @@ def pool_band(
     origin = element_at(out_strides, start, quad.channel, 0, pw)
     item = np.uint32(part * bands.share)
     last = np.uint32(min(bands.all, np.uint32(item + bands.share)))
-    item, begin, found = np.uint32(item + thread), np.uint32(0), np.uint32(LISTED + 1)
+    item, done, found = np.uint32(item + thread), np.uint32(0), np.uint32(LISTED + 1)
     while found > LISTED:
         if thread == 0:
             counts[0] = 0
         cuda.syncthreads()
-        item, begin = find_rows(homes, number, item, begin, last, listed, counts, looks)
+        item, done = find_rows(homes, number, item, done, last, listed, counts, looks)
         cuda.syncthreads()
         found, place = np.uint32(counts[0]), np.uint32(cuda.threadIdx.y)
         there = np.uint32(min(found, np.uint32(LISTED)))
