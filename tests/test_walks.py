@@ -211,6 +211,20 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     assert banded.BLOCKS_AT_ONCE * (number_bytes + declared + 1024) <= case.limits.shared_bytes
 
 
+@pytest.mark.only("cpu")
+@needs_cuda
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 8, 16])
+def test_no_band_has_fewer_pixels_than_a_warp_packs(width):
+    from numba_roialign._cuda import banded
+    from numba_roialign._cuda.bands import CHUNK
+
+    divisions = [*banded.divisions(case_of((1, 256, 50, width), 1000, 7, 2))]
+    assert bool(divisions) == (50 * width >= CHUNK)
+    for _, _, numbers in divisions:
+        bands = dict(zip(banded.Bands._fields, numbers, strict=True))
+        assert bands["rows"] * bands["width"] >= CHUNK
+
+
 @pytest.fixture
 def pooled_by(target, rng, patched, monkeypatch):
     """Return a function that pools with constants and checks it.

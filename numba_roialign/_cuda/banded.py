@@ -54,10 +54,7 @@ def rows_of(case, quads):
         return 0
     room = min(limits.shared_bytes // BLOCKS_AT_ONCE, limits.block_bytes) - RESERVED_BYTES
     rows = min(sampling.height, room // (case.number_bytes * QUAD * quads * sampling.width))
-    # Of fewer pixels than a warp packs at once, the L1 cache has them all.
-    if rows * sampling.width < CHUNK or rows < min(sampling.height, LEAST_ROWS + BEYOND):
-        return 0
-    return rows
+    return rows if rows >= min(sampling.height, LEAST_ROWS + BEYOND) else 0
 
 
 def pixels_apart(pixels, quads):
@@ -84,7 +81,8 @@ def divisions(case):
         for wanted in range(least, 2 * least + 1, ceil_div(least, 4)):
             step = ceil_div(height, wanted)
             count, rows = ceil_div(height, step), min(height, step + BEYOND)
-            if sampling.images * count >= NO_BAND:
+            # A warp packs so many pixels at once: of a band with fewer it would read others.
+            if rows * width < CHUNK or sampling.images * count >= NO_BAND:
                 continue
             units = sampling.images * count * groups
             bin_cost = BIN_COSTS[quads] * (1 if count == 1 else 1 + BEYOND_COST / step)
