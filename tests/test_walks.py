@@ -7,6 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from numba_roialign import roi_align
 from numba_roialign._geometry import Axis
@@ -174,12 +175,13 @@ def test_the_parts_of_a_small_call(shape, rois, bins, samples, fits):
         ((4, 3, 600, 512), 256, 96, 1, None),  # pictures
         ((4, 256, 200, 304), 600, 7, 2, None),  # few boxes for such maps
         ((1, 64, 100, 20_000), 90_000, 7, 2, None),  # rows too long
-        ((1000, 256, 14, 14), 1000, 7, 2, None),  # a block for an image would look at all boxes
+        ((4000, 256, 14, 14), 4000, 7, 2, None),  # a block for an image would look at all boxes
     ],
 )
 def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     from numba_roialign._cuda import banded, launches
-    from numba_roialign._cuda.bands import CHUNK, HOUSED, LISTED
+    from numba_roialign._cuda.bands import CHUNK, LISTED
+    from numba_roialign._cuda.stacks import STACK
 
     case = case_of(shape, rois, bins, samples)
     images, channels, height, width = shape
@@ -199,14 +201,15 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     assert height >= bands.rows >= min(height, bands.step)
     assert bands.rows * width >= CHUNK
     assert bands.groups * bands.quads * banded.QUAD >= channels
-    assert bands.homes * HOUSED >= bins
-    assert bands.all == rois * bands.homes
+    assert bands.stacks * STACK >= bins
+    assert bands.room * bands.stacks <= LISTED
+    assert bands.all == rois
     assert parts * bands.share >= bands.all
     assert bands.quads * bins <= banded.BAND_THREADS
     # Two blocks fit a multiprocessor, their lists and what it takes itself included.
     assert bands.apart >= bands.rows * width
     number_bytes = 4 * banded.QUAD * bands.quads * bands.apart
-    declared = 4 * (2 * LISTED + 1)
+    declared = 4 * (3 * LISTED + 2)
     assert declared <= launches.DECLARED_BYTES
     assert banded.BLOCKS_AT_ONCE * (number_bytes + declared + 1024) <= case.limits.shared_bytes
 
@@ -335,6 +338,35 @@ def test_bands_pool_the_same(pooled_by, numbers, constants, sampling):
     assert re.search(r"schedule_homes schedule_(wide_)?bands", launched), launched
     assert {name: getattr(division[0], name) for name in numbers} == numbers
     assert "MOST_TAPS" not in constants or "schedule_large" in launched
+
+
+@pytest.mark.only("cuda")
+@pytest.mark.parametrize("sampling", [2, -1])
+def test_bins_that_share_rows_pool_the_same(target, rng, patched, sampling):
+    """Bins below each other, in one band or several, upside down, and beside the map."""
+    patched(BINS_OF_PIXEL=0, LEAST_OUTPUTS=0, MOST_RESULTS=0)
+    features, count = random_features(rng, (2, 6, 8, 17)), 30
+    tops, heights = rng.uniform(-4, 9, count), np.geomspace(0.1, 14, count)
+    heights[::3] *= -1
+    left = rng.uniform(-1, 15, count)
+    rois = np.stack([np.arange(count) % 2, left, tops, left + 3, tops + heights], 1)
+    expected = reference.roi_align(features, rois, (7, 2), 1.0, sampling, aligned=True)
+    found = roi_align(
+        target.array(features), target.array(rois), (7, 2), 1.0, sampling, aligned=True
+    )
+    target.assert_matches(found, expected, features, rois)
+
+
+@pytest.mark.only("cuda")
+def test_a_bin_does_not_see_the_rows_of_its_neighbours(target, rng, patched):
+    patched(BINS_OF_PIXEL=0, LEAST_OUTPUTS=0, MOST_RESULTS=0)
+    features = random_features(rng, (1, 6, 8, 17))
+    features[:, :, 3] = np.inf
+    rois = np.array([[0, 2, 0.1, 9, 7.1]] * 3, np.float32)  # bins of a row each
+    found = target.numpy(roi_align(target.array(features), target.array(rois), (7, 2), 1.0, 2))
+    expected = [1, 1, 0, 0, 1, 1, 1]  # rows 0 and 1, 1 and 2, 2 and 3, 3 and 4, and so on
+    assert_array_equal(np.isfinite(found).all((0, 1, 3)), expected)
+    assert_array_equal(np.isfinite(found).any((0, 1, 3)), expected)
 
 
 @pytest.mark.only("cuda")

@@ -8,13 +8,11 @@ from .average import SHARED_BYTES, batches_of, ceil_div, most_taps, narrowed_sou
 from .bands import (
     BAND_THREADS,
     CHUNK,
-    HOUSED,
-    NO_BAND,
+    LISTED,
     QUAD,
+    WIDE_THREADS,
     Bands,
-    Taps,
     schedule_bands,
-    schedule_homes,
     schedule_wide_bands,
 )
 from .box_tables import capacities, empty_tables, shared_places
@@ -22,6 +20,7 @@ from .indices import narrowed
 from .large import pool_large
 from .launches import DECLARED_BYTES, TAKEN_BYTES, configured
 from .lines import HELD
+from .stacks import MOST_BANDS, MOST_HEIGHT, STACK, Homes, Taps, schedule_homes
 
 EIGHTH = 8  # of all banks are what one thread loads
 BLOCKS_AT_ONCE = 2  # of a multiprocessor, which share its memory
@@ -44,17 +43,34 @@ MOST_QUADS = 4  # of channels, of a block
 UNEVEN = 1.4  # bins of the fullest of several bands, by the mean
 TAIL = 0.2  # of a block's time, in which the last ones of more than a wave run
 MOST_PARTS = 16  # of the boxes: each packs its bands anew
-FILLERS = 128  # threads of a box that fill its table, at most
+FILLERS = 64  # threads of a box: one warp finds its rows, and the other its columns
+
+
+def is_held(sampling):
+    """Say whether a thread holds the columns of a bin's taps."""
+    return 0 < 2 * sampling.samples_x <= HELD
+
+
+def threads_of(sampling):
+    """Return how many threads a block has, at most."""
+    return BAND_THREADS if is_held(sampling) else WIDE_THREADS
 
 
 def rows_of(case, quads):
     """Return how many rows fit a band of so many quads of channels; 0 if too few."""
     sampling, limits = case.sampling, case.limits
-    if quads >= 2 * ceil_div(case.channels, QUAD) or quads * sampling.output_width > BAND_THREADS:
+    if quads >= 2 * ceil_div(case.channels, QUAD) or quads * sampling.output_width > threads_of(
+        sampling
+    ):
         return 0
     room = min(limits.shared_bytes // BLOCKS_AT_ONCE, limits.block_bytes) - RESERVED_BYTES
     rows = min(sampling.height, room // (case.number_bytes * QUAD * quads * sampling.width))
     return rows if rows >= min(sampling.height, LEAST_ROWS + BEYOND) else 0
+
+
+def stacks_of(sampling):
+    """Return how many stacks of bins a box has."""
+    return ceil_div(sampling.output_height, STACK)
 
 
 def pixels_apart(pixels, quads):
@@ -71,8 +87,11 @@ def divisions(case):
     Some, for a call with another number of boxes is planned anew: all took 3 ms.
     """
     sampling, at_once = case.sampling, BLOCKS_AT_ONCE * case.limits.multiprocessors
-    height, width, homes = sampling.height, sampling.width, ceil_div(sampling.output_height, HOUSED)
-    bins_of_box, work = sampling.output_height * sampling.output_width, case.rois * homes
+    height, width, rois = sampling.height, sampling.width, case.rois
+    stacks, bins_of_box = stacks_of(sampling), sampling.output_height * sampling.output_width
+    room = LISTED // stacks
+    if not room or height > MOST_HEIGHT:
+        return
     for quads in [quads for quads in BIN_COSTS if quads <= MOST_QUADS]:
         fit, groups = rows_of(case, quads), ceil_div(case.channels, QUAD * quads)
         if not fit:
@@ -82,21 +101,24 @@ def divisions(case):
             step = ceil_div(height, wanted)
             count, rows = ceil_div(height, step), min(height, step + BEYOND)
             # A warp packs so many pixels at once: of a band with fewer it would read others.
-            if rows * width < CHUNK or sampling.images * count >= NO_BAND:
+            if rows * width < CHUNK or sampling.images * count >= MOST_BANDS:
                 continue
             units = sampling.images * count * groups
             bin_cost = BIN_COSTS[quads] * (1 if count == 1 else 1 + BEYOND_COST / step)
-            for parts in {min(n * at_once // units, MOST_PARTS, work) for n in (1, 2)} | {1}:
+            for parts in {min(n * at_once // units, MOST_PARTS, rois) for n in (1, 2)} | {1}:
                 if parts < 1:
                     continue
-                share = ceil_div(work, parts)
-                bins = share * bins_of_box / (homes * sampling.images * count)
+                share = ceil_div(rois, parts)
+                bins = share * bins_of_box / (sampling.images * count)
                 cost = quads * (rows * width + bin_cost * bins) + LOOK_COST * share
                 apart = pixels_apart(rows * width, quads)
-                numbers = height, width, count, step, rows, quads, apart, groups, share, work, homes
+                bands = Bands(
+                    height, width, count, step, rows, quads, apart, groups, share, rois, stacks,
+                    room,
+                )  # fmt: skip
                 uneven = 1 if count <= 2 else UNEVEN
                 time = time_of(units * parts, at_once, cost, uneven, TAIL)
-                yield time, (units, parts), numbers
+                yield time, (units, parts), bands
 
 
 def division_of(case):
@@ -138,13 +160,16 @@ class Banded:
         self.tables = empty_tables(
             queue.empty, rois.shape[0], self.sampling, number, batch_bytes // 2
         )
-        rows, bins, slots = self.tables.head.shape[0], sum(self.bins), sum(self.slots)
-        bounds, taps = queue.empty(rows * bins, np.uint64), queue.empty(rows * slots, np.uint64)
+        boxes, bins = self.tables.head.shape[0], sum(self.bins)
+        bounds = queue.empty(boxes * bins, np.uint64)
+        rows, columns = (
+            queue.empty(boxes * slots, np.uint64) for slots in (2 * self.slots[0], self.slots[1])
+        )
         self.places, self.table_bytes = shared_places(self.sampling, number, 0)
-        self.taps = Taps(bounds, taps, np.uint32(bins), np.uint32(slots))
-        self.homes = queue.empty(rows * ceil_div(self.bins[0], HOUSED), np.uint64)
-        is_held = 0 < 2 * self.sampling.samples_x <= HELD
-        self.kernel = schedule_bands if is_held else schedule_wide_bands
+        self.taps = Taps(bounds, rows, columns, np.uint32(bins), *map(np.uint32, self.slots))
+        reaches, homes = queue.empty(boxes, np.uint32), queue.empty(boxes * self.bins[0], np.uint32)
+        self.homes = Homes(reaches, homes)
+        self.kernel = schedule_bands if is_held(self.sampling) else schedule_wide_bands
 
     def has_large(self):
         """Say whether a box that lies in the map can have bins of more than `MOST_TAPS`."""
@@ -158,17 +183,17 @@ class Banded:
         source = narrowed_source(source, self.case)
         most = np.uint32(MOST_TAPS if self.has_large() else NEVER)
         how = self.sampling, self.convention, self.slots, self.places, most
-        result, fillers = (out, narrowed(out_strides)), min(FILLERS, sum(self.bins))
+        result = out, narrowed(out_strides)
         for start, count in batches_of(self.tables, rois):
             bands, (units, parts) = division_of(self.case._replace(rois=count))
             # Blocks that share a multiprocessor then have other bands, of which some are fuller: P4
             # takes 0.94 of the time that it took with parts of the boxes last, simulated.
             blocks = parts * int(bands.groups), units // int(bands.groups)
             across = int(bands.quads) * self.bins[1]
-            threads = across, BAND_THREADS // across
+            threads = across, threads_of(self.sampling) // across
             numbers = int(bands.quads) * int(bands.apart) * QUAD
             call = self.taps, bands, self.homes, self.zero, *result, self.case.channels
-            configured(schedule_homes, count, fillers, self.queue, self.table_bytes)(
+            configured(schedule_homes, count, FILLERS, self.queue, self.table_bytes)(
                 rois, start, *how, self.tables, *call
             )
             configured(

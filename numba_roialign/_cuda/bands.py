@@ -5,33 +5,23 @@ Here a block packs some rows of the map into shared memory, four channels of a p
 and pools from there whatever bins begin in its band: a tap of four channels is one load. Rows that
 a bin taps beyond the band are read from the map.
 
-Neighbouring threads take the next four channels of a bin, and then the next bin.
+A thread pools the bins of a stack that begin in the band, four channels of them. Neighbouring
+threads take the next four channels, and then the next stack to the right.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numba import config, cuda
 
 from .. import _kernels
-from .box_tables import (
-    AT_ONCE,
-    HALF_WARP,
-    bounds_of,
-    copy_table,
-    fill_table,
-    is_pooled,
-    pixel_of,
-    shared_table,
-    table_of,
-    weight_of,
-)
+from .box_tables import AT_ONCE
 from .indices import split, this_thread
 from .launches import bounded
 from .lines import HELD
+from .stacks import NO_REACH, STACK, bounds_at, column_at, halves_of, row_at
 
 element_at = cuda.jit(device=True)(_kernels.element_at)
 
@@ -40,14 +30,14 @@ WARP = 32  # threads
 PIXELS = 4  # of a quad, that a thread reads at once to pack them
 PACKED = PIXELS * QUAD  # numbers
 CHUNK = np.uint32(PIXELS * WARP)  # pixels, that a warp packs at once
-TAPPED = AT_ONCE * QUAD  # numbers, that a thread reads at once to pool
+TAPPED = HELD * QUAD  # numbers, that a thread reads at once to pool
 BAND_THREADS = 448  # of a block, at most: 64 times 7 bins; two blocks fit a multiprocessor
-LISTED = 1024  # rows of bins that a block knows of at a time
-LOOKS = 4  # homes that a thread looks at, at once
-HOUSED = 4  # rows of bins: one number of 64 bits has their homes
-HOME_BITS = 16
-NO_BAND = (1 << HOME_BITS) - 1
-NOWHERE = np.uint64(0xFFFFFFFFFFFFFFFF)
+WIDE_THREADS = 384  # with taps that are not held: 80 registers instead of 72
+LISTED = 1024  # boxes, and stacks of their bins, that a block knows of at a time
+LOOKS = 4  # boxes that a thread looks at, at once
+SUMS = STACK * QUAD
+# What a block lists of a stack, in 32 bits: the first of its bins, the last, and which it is.
+BIN_BITS = 2
 
 
 class Bands(NamedTuple):
@@ -61,9 +51,10 @@ class Bands(NamedTuple):
     quads: int  # of channels, of a block: as many threads share a bin
     apart: int  # pixels, from one quad's to the next's
     groups: int  # of such
-    share: int  # homes of boxes, of a block
-    all: int  # homes, of all boxes
-    homes: int  # of a box
+    share: int  # boxes, of a block
+    all: int  # boxes
+    stacks: int  # of bins, of a box
+    room: int  # boxes, of which a block can list all stacks
 
 
 class Band(NamedTuple):
@@ -86,41 +77,6 @@ class Quad(NamedTuple):
     channel: int  # the first
     start: int  # where this begins in the map
     there: int  # channels, of four; none behind the last of the map
-
-
-class Taps(NamedTuple):
-    """The taps of a batch of boxes, two numbers of 32 bits in each of 64: one load for both."""
-
-    bounds: np.ndarray  # of each box the bins of y, and those of x: the first slot, and the end
-    slots: np.ndarray  # the pixel, and the bits of the weight
-    bins: int  # of a box, along y and x; in 32 bits
-    apart: int  # slots, from one box's to the next's
-
-
-@cuda.jit(device=True)
-def joined(low, high):
-    return np.uint64(np.uint64(low) | np.uint64(np.uint64(high) << np.uint64(32)))
-
-
-@cuda.jit(device=True)
-def parts_of(number):
-    """Return the two numbers of 32 bits of one of 64."""
-    return np.uint32(number & np.uint64(0xFFFFFFFF)), np.uint32(number >> np.uint64(32))
-
-
-@cuda.jit(device=True)
-def span_of(taps, row, p):
-    """Return the first slot of a box's bin, and the one after the last."""
-    first, end = parts_of(taps.bounds[np.uintp(np.uint32(row * taps.bins + p))])
-    start = np.uint32(row * taps.apart)
-    return np.uint32(start + first), np.uint32(start + end)
-
-
-@cuda.jit(device=True)
-def tap_of(taps, slot, further=0):
-    """Return the pixel and the weight of a slot, or of one a constant number further."""
-    pixel, bits = parts_of(taps.slots[np.uintp(slot) + np.uintp(further)])
-    return pixel, bits.view(np.float32)
 
 
 if config.ENABLE_CUDASIM:  # which knows no alignment
@@ -202,15 +158,20 @@ def pack(features, strides, band, quads, zero):
 
 
 @cuda.jit(device=True)
-def add_taps(band, origin, pixels, weights, place, values, line):
-    """Add `AT_ONCE` taps of a packed row to the sums of a quad, those from a place on."""
+def read_taps(band, origin, pixels, place, values):
+    """Read `AT_ONCE` taps of a packed row, those from a place on."""
     for t in range(AT_ONCE):
         at = np.uintp(np.uint32(origin + pixels[place + t])) * np.uintp(QUAD)
         for k in range(QUAD):  # one load, since the memory is aligned
-            values[t * QUAD + k] = band.numbers[at + np.uintp(k)]
+            values[(place + t) * QUAD + k] = band.numbers[at + np.uintp(k)]
+
+
+@cuda.jit(device=True)
+def add_taps(weights, place, values, line):
+    """Add `AT_ONCE` taps, those from a place on, to the sums of a quad."""
     for t in range(AT_ONCE):
         for k in range(QUAD):
-            line[k] += weights[place + t] * values[t * QUAD + k]
+            line[k] += weights[place + t] * values[(place + t) * QUAD + k]
 
 
 @cuda.jit(device=True)
@@ -218,7 +179,7 @@ def hold(taps, first, end, pixels, weights, place):
     """Keep `AT_ONCE` taps of a bin in registers, if there are more from a slot on."""
     if first < end:
         for t in range(AT_ONCE):
-            pixels[place + t], weights[place + t] = tap_of(taps, first, t)
+            pixels[place + t], weights[place + t] = column_at(taps, first, t)
 
 
 @cuda.jit(device=True)
@@ -226,7 +187,7 @@ def add_beyond(features, origin, strides, there, taps, first, end, line):
     """Add the taps of a row that is not packed to the sums of a quad."""
     Index, hop = type(strides.channel), np.uintp(strides.channel)
     while first < end:
-        pixel, weight = tap_of(taps, first)
+        pixel, weight = column_at(taps, first)
         at = origin + np.uintp(Index(strides.column * Index(pixel)))
         for k in range(QUAD):
             if np.uint32(k) < there:
@@ -236,188 +197,137 @@ def add_beyond(features, origin, strides, there, taps, first, end, line):
 
 
 @cuda.jit(device=True)
-def bin_sums(features, strides, band, quad, taps, rows, columns, sums, more, zero):
-    """Write to `sums` those of a bin, by `rows` and `columns`, the slots of its taps.
+def sum_row(features, strides, band, quad, taps, row, columns, held, line, more, zero):
+    """Write to `line` the sums of a quad of what a row of the map has at some columns.
 
-    `more`, whether it may have more columns than are held, is a constant of a kernel.
+    `columns` are the slots of their taps, of which the first few are `held`. `more`, whether there
+    may be others, is a constant of a kernel.
+    """
+    others, shares = cuda.local.array(AT_ONCE, np.uint32), cuda.local.array(AT_ONCE, type(zero))
+    values = cuda.local.array(TAPPED, type(zero))
+    Index, (first, end), (pixels, weights) = type(strides.channel), columns, held
+    here = np.uint32(row - band.first)
+    for k in range(QUAD):
+        line[k] = 0
+    if here < band.rows:
+        origin = np.uint32(here * band.width + quad.place)
+        for t in range(0, HELD, AT_ONCE):  # all are read before any is added, if registers suffice
+            if np.uint32(first + t) < end:
+                read_taps(band, origin, pixels, t, values)
+                if more:
+                    add_taps(weights, t, values, line)
+        for t in range(0, HELD, AT_ONCE):
+            if not more and np.uint32(first + t) < end:
+                add_taps(weights, t, values, line)
+        column = np.uint32(first + HELD)
+        while more and column < end:
+            hold(taps, column, end, others, shares, 0)
+            read_taps(band, origin, others, 0, values)
+            add_taps(shares, 0, values, line)
+            column = np.uint32(column + AT_ONCE)
+    else:
+        origin = quad.start + np.uintp(Index(strides.row * Index(row)))
+        add_beyond(features, origin, strides, quad.there, taps, first, end, line)
+
+
+@cuda.jit(device=True)
+def stack_sums(features, strides, band, quad, taps, row, rows, columns, sums, more, zero):
+    """Write to `sums` those of the bins of a stack, by the slots of its rows and columns.
+
+    Of a slot the row is known before it is read, for threads would wait for it.
     """
     pixels, weights = cuda.local.array(HELD, np.uint32), cuda.local.array(HELD, type(zero))
-    others, shares = cuda.local.array(AT_ONCE, np.uint32), cuda.local.array(AT_ONCE, type(zero))
-    line, values = cuda.local.array(QUAD, type(zero)), cuda.local.array(TAPPED, type(zero))
-    Index, (slot, last), (first, end) = type(strides.channel), rows, columns
-    for k in range(QUAD):
-        sums[k] = zero
+    line, (slot, last) = cuda.local.array(QUAD, type(zero)), rows
+    for i in range(STACK * QUAD):
+        sums[i] = 0
     for t in range(0, HELD, AT_ONCE):
-        hold(taps, np.uint32(first + t), end, pixels, weights, t)
-    while slot < last and first < end:
-        row, weight = tap_of(taps, slot)
-        here = np.uint32(row - band.first)
-        for k in range(QUAD):
-            line[k] = zero
-        if here < band.rows:
-            origin = np.uint32(here * band.width + quad.place)
-            for t in range(0, HELD, AT_ONCE):
-                if np.uint32(first + t) < end:
-                    add_taps(band, origin, pixels, weights, t, values, line)
-            column = np.uint32(first + HELD)
-            while more and column < end:
-                hold(taps, column, end, others, shares, 0)
-                add_taps(band, origin, others, shares, 0, values, line)
-                column = np.uint32(column + AT_ONCE)
-        else:
-            origin = quad.start + np.uintp(Index(strides.row * Index(row)))
-            add_beyond(features, origin, strides, quad.there, taps, first, end, line)
-        for k in range(QUAD):
-            sums[k] += weight * line[k]
-        slot = np.uint32(slot + 1)
+        hold(taps, np.uint32(columns[0] + t), columns[1], pixels, weights, t)
+    while slot < last and columns[0] < columns[1]:
+        following, shares = row_at(taps, slot)
+        held = pixels, weights
+        sum_row(features, strides, band, quad, taps, row, columns, held, line, more, zero)
+        for i in range(STACK):
+            if shares[i] != 0:  # a bin that does not tap this row sees no infinity in it
+                for k in range(QUAD):
+                    sums[i * QUAD + k] += shares[i] * line[k]
+        row, slot = following, np.uint32(slot + 1)
 
 
 @cuda.jit(device=True)
-def home_of(table, ph, bands):
-    """Return the band in which a row of bins begins: the first, if it taps nothing."""
-    row, (first, last) = np.uint32(0), bounds_of(table, ph)
-    if first < last:
-        row = pixel_of(table, first)
-    return np.uint32(np.uint32(table.head[0]) * bands.count + split(row, bands.step)[0])
+def find_boxes(reaches, number, item, last, room, boxes, counts, looks):
+    """List the boxes that reach a band, a thread those of some items, while there is room.
 
-
-@cuda.jit(device=True)
-def homes_of(table, ph, height, bands):
-    """Return the homes of `HOUSED` rows of bins."""
-    homes = np.uint64(0)
-    for k in range(HOUSED):
-        home, row = np.uint64(NO_BAND), np.uint32(ph + k)
-        if row < height:
-            home = np.uint64(home_of(table, row, bands))
-        homes |= np.uint64(home << np.uint64(k * HOME_BITS))
-    return homes
-
-
-@cuda.jit(device=True)
-def join_taps(taps, table, row, p, first, end):
-    """Write the taps of a bin of a box as they are read."""
-    taps.bounds[np.uintp(np.uint32(row * taps.bins + p))] = joined(first, end)
-    while first < end:
-        place = np.uintp(np.uint32(row * taps.apart + first))
-        bits = weight_of(table, first).view(np.uint32)
-        taps.slots[place] = joined(pixel_of(table, first), bits)
-        first = np.uint32(first + 1)
-
-
-@cuda.jit
-def schedule_homes(
-    rois, start, sampling, convention, slots, places, most_taps, tables, taps, bands,
-    homes, zero, out, out_strides, channels,
-):  # fmt: skip
-    """Find the taps of the RoIs from `start` on, and in which band each row of bins begins.
-
-    A block has a RoI. One that cannot be pooled has no home, and is written here. Nor has one with
-    a bin of more rows or columns than `most_taps`: it alone is left to `schedule_large`, and its
-    table is kept.
-    """
-    has_large = cuda.shared.array(1, np.uint32)
-    row, (thread, threads) = np.uint32(cuda.blockIdx.x), this_thread()
-    height, width = np.uint32(sampling.output_height), np.uint32(sampling.output_width)
-    # In shared memory: of tables in the device's, threads wait 270 cycles to merge a tap.
-    table, kept, item = shared_table(places, zero), table_of(tables, row), thread
-    if thread == 0:
-        has_large[0] = 0
-    fill_table(table, rois, start + np.intp(row), sampling, convention, slots, zero)
-    cuda.syncthreads()
-    is_valid = is_pooled(table)
-    while is_valid and item < height + width:
-        first, end = bounds_of(table, item)
-        if np.uint32(end - first) > most_taps:
-            has_large[0] = 1
-        join_taps(taps, table, row, item, first, end)
-        item = np.uint32(item + threads)
-    cuda.syncthreads()
-    is_left, item = has_large[0] != 0, thread
-    bins = sampling.output_height, sampling.output_width
-    copy_table(table, kept, bins, max(table.head[1], HALF_WARP) if is_left else 1)
-    while item < bands.homes:
-        has_home, ph = is_valid and not is_left, np.uint32(item * HOUSED)
-        found = homes_of(table, ph, height, bands) if has_home else NOWHERE
-        homes[np.uintp(np.uint32(row * bands.homes + item))] = found
-        item = np.uint32(item + threads)
-    cells, item = np.uint32(height * width), thread
-    while not is_valid and item < np.uint32(channels) * cells:
-        channel, cell = split(item, cells)
-        to = element_at(out_strides, start + np.intp(row), channel, *split(cell, width))
-        out[to] = zero * type(zero)(math.nan)
-        item = np.uint32(item + threads)
-
-
-@cuda.jit(device=True)
-def home_at(homes, k):
-    """Return one of the homes in a number of 64 bits, a constant number of them further."""
-    half = parts_of(homes)[0 if 2 * k < HOUSED else 1]
-    return np.uint32(half >> np.uint32(k % 2 * HOME_BITS)) & np.uint32(NO_BAND)
-
-
-@cuda.jit(device=True)
-def list_rows(homes, number, first, place, done, listed):
-    """List those of a few rows of bins whose home is a band, but for as many as are done.
-
-    They take places from one on, of which there are `LISTED`.
-    """
-    for k in range(HOUSED):
-        if home_at(homes, k) == number:
-            if done > 0:
-                done = np.uint32(done - 1)
-            elif place < LISTED:
-                listed[0, place] = np.uint32(first + k)
-                place = np.uint32(place + 1)
-
-
-@cuda.jit(device=True)
-def find_rows(homes, number, item, done, last, listed, counts, looks):
-    """List the rows of bins whose home is a band, a thread those of some items.
-
-    Rows of a box stand side by side: threads of a warp then have as many rows of pixels to add, and
-    fewer of them read the same banks (P2 takes 0.92 of the time, simulated). Return the item at
-    which the thread goes on when there is room again, and how many of its rows are done.
+    Return the item at which the thread goes on when there is room again.
     """
     threads, is_full = this_thread()[1], False
     while item < last and not is_full:
         for i in range(LOOKS):
             at = np.uint32(item + np.uint32(i) * threads)
-            looks[i] = homes[np.uintp(at)] if at < last else NOWHERE
+            looks[i] = reaches[np.uintp(at)] if at < last else NO_REACH
         for i in range(LOOKS):
-            found = np.uint32(0)
-            for k in range(HOUSED):
-                found = np.uint32(found + np.uint32(home_at(looks[i], k) == number))
-            if found > done and not is_full:
-                place = np.uint32(cuda.atomic.add(counts, 0, np.uint32(found - done)))
-                list_rows(looks[i], number, np.uint32(item * HOUSED), place, done, listed)
-                room = np.uint32(max(np.uint32(LISTED), place) - place)
-                is_full = np.uint32(found - done) > room
-                if is_full:
-                    done = np.uint32(done + room)
+            low, high = halves_of(looks[i])
+            if low <= number and number <= high and not is_full:
+                place = np.uint32(cuda.atomic.add(counts, 0, np.uint32(1)))
+                is_full = place >= room
+                if not is_full:
+                    boxes[place] = item
             if not is_full:
-                item, done = np.uint32(item + threads), np.uint32(0)
-    return item, done
+                item = np.uint32(item + threads)
+    return item
 
 
 @cuda.jit(device=True)
-def split_rows(listed, found, rows):
-    """Make a RoI and its row of bins of each place that is listed; a RoI has `rows` of them."""
-    place, threads = this_thread()
-    while place < found:
-        listed[0, place], listed[1, place] = split(listed[0, place], rows)
-        place = np.uint32(place + threads)
+def find_stacks(homes, number, boxes, found, bands, height, listed, counts):
+    """List the stacks of boxes with bins whose home is a band, and the first and last of these.
+
+    Stacks of a box stand side by side: threads of a warp then have as many rows of pixels to add,
+    and fewer of them read the same banks (P2 took 0.92 of the time, simulated).
+    """
+    item, threads = this_thread()
+    while item < np.uint32(found * bands.stacks):
+        k, stack = split(item, bands.stacks)
+        box, first, last = boxes[k], np.uint32(STACK), np.uint32(0)
+        for i in range(STACK):
+            ph = np.uint32(stack * STACK + np.uint32(i))
+            if ph < height and homes[np.uintp(np.uint32(box * height + ph))] == number:
+                first, last = min(first, np.uint32(i)), np.uint32(i)
+        if first < STACK:
+            place = np.intp(cuda.atomic.add(counts, 1, np.uint32(1)))
+            which = np.uint32(stack << np.uint32(2 * BIN_BITS))
+            listed[0, place] = box
+            listed[1, place] = which | np.uint32(last << np.uint32(BIN_BITS)) | first
+        item = np.uint32(item + threads)
 
 
 @cuda.jit(device=True)
-def write_quad(out, to, hop, there, sums):
+def stack_at(taps, listed, place, pw, height):
+    """Return what is listed: box, row of bins, first bin, last; first row, and slots of taps.
+
+    The slots are those of rows, and those of the columns of a bin of x.
+    """
+    box, which = listed[0, place], listed[1, place]
+    mask, stack = np.uint32((1 << BIN_BITS) - 1), np.uint32(which >> np.uint32(2 * BIN_BITS))
+    first, last = which & mask, np.uint32(which >> np.uint32(BIN_BITS)) & mask
+    ph = np.uint32(stack * STACK)
+    slot, row = halves_of(bounds_at(taps, box, np.uint32(ph + first))[0])
+    end = bounds_at(taps, box, np.uint32(ph + last))[1]
+    column, last_column = bounds_at(taps, box, np.uint32(height + pw))
+    to_rows, to_columns = np.uint32(box * taps.rows_apart), np.uint32(box * taps.columns_apart)
+    rows = np.uint32(to_rows + slot), np.uint32(to_rows + end)
+    columns = np.uint32(to_columns + column), np.uint32(to_columns + last_column)
+    return (box, ph, first, last), row, rows, columns
+
+
+@cuda.jit(device=True)
+def write_quad(out, to, hop, there, sums, place):
     """Write the sums of a bin, for the channels that there are."""
     if there == QUAD:
         for k in range(QUAD):
-            out[to + np.uintp(k) * hop] = sums[k]
+            out[to + np.uintp(k) * hop] = sums[place + k]
     else:
         for k in range(QUAD):
             if np.uint32(k) < there:
-                out[to + np.uintp(k) * hop] = sums[k]
+                out[to + np.uintp(k) * hop] = sums[place + k]
 
 
 @cuda.jit(device=True)
@@ -427,39 +337,47 @@ def pool_band(
     """Pack the band of this block and pool the bins that begin in it, of its share of the RoIs."""
     number_type = cuda.local.array(1, type(zero))  # since the simulator wants a dtype
     (numbers,) = asked_for(number_type.dtype)
+    boxes = cuda.shared.array(LISTED, np.uint32)
     listed = cuda.shared.array((2, LISTED), np.uint32)
-    counts = cuda.shared.array(1, np.uint32)
-    sums, looks = cuda.local.array(QUAD, type(zero)), cuda.local.array(LOOKS, np.uint64)
+    counts = cuda.shared.array(2, np.uint32)
+    sums, looks = cuda.local.array(SUMS, type(zero)), cuda.local.array(LOOKS, np.uint32)
     height = np.uint32(bins[0])
     number, (part, group) = np.uint32(cuda.blockIdx.y), split(cuda.blockIdx.x, bands.groups)
     band = band_of(number, group, bands, strides, channels, numbers)
-    pack(features, strides, band, bands.quads, zero)
     thread, hop = this_thread()[0], np.uintp(out_strides.channel)
+    if thread == 0:
+        counts[0] = counts[1] = 0
+    cuda.syncthreads()
+    pack(features, strides, band, bands.quads, zero)
     pw, place = split(cuda.threadIdx.x, bands.quads)
     quad = quad_of(band, place, strides)
-    origin = element_at(out_strides, start, quad.channel, 0, pw)
     item = np.uint32(part * bands.share)
     last = np.uint32(min(bands.all, np.uint32(item + bands.share)))
-    item, done, found = np.uint32(item + thread), np.uint32(0), np.uint32(LISTED + 1)
-    while found > LISTED:
-        if thread == 0:
-            counts[0] = 0
+    item, found = np.uint32(item + thread), np.uint32(bands.room + 1)
+    while found > bands.room:
+        item = find_boxes(homes.reaches, number, item, last, bands.room, boxes, counts, looks)
         cuda.syncthreads()
-        item, done = find_rows(homes, number, item, done, last, listed, counts, looks)
+        found = np.uint32(counts[0])
+        there = np.uint32(min(found, bands.room))
+        find_stacks(homes.bins, number, boxes, there, bands, height, listed, counts)
         cuda.syncthreads()
-        found, place = np.uint32(counts[0]), np.uint32(cuda.threadIdx.y)
-        there = np.uint32(min(found, np.uint32(LISTED)))
-        split_rows(listed, there, np.uint32(bands.homes * HOUSED))
-        cuda.syncthreads()
+        there, place = np.uint32(counts[1]), np.uint32(cuda.threadIdx.y)
         while place < there:
-            row, ph = listed[0, place], listed[1, place]
-            rows, columns = span_of(taps, row, ph), span_of(taps, row, np.uint32(height + pw))
-            bin_sums(features, strides, band, quad, taps, rows, columns, sums, more, zero)
-            to = origin + np.uintp(row) * np.uintp(out_strides.image)
-            to += np.uintp(ph) * np.uintp(out_strides.row)
-            write_quad(out, to, hop, quad.there, sums)
+            (box, ph, first_bin, last_bin), row, rows, columns = stack_at(
+                taps, listed, place, pw, height
+            )
+            stack_sums(features, strides, band, quad, taps, row, rows, columns, sums, more, zero)
+            to = element_at(out_strides, start + np.intp(box), quad.channel, ph, pw)
+            for i in range(STACK):
+                if first_bin <= i and i <= last_bin:
+                    write_quad(out, to, hop, quad.there, sums, i * QUAD)
+                to += np.uintp(out_strides.row)
             place = np.uint32(place + np.uint32(cuda.blockDim.y))
-        cuda.syncthreads()
+        if found > bands.room:
+            cuda.syncthreads()
+            if thread == 0:
+                counts[0] = counts[1] = 0
+            cuda.syncthreads()
 
 
 @cuda.jit(**bounded(BAND_THREADS, 2))
@@ -473,7 +391,7 @@ def schedule_bands(
     )  # fmt: skip
 
 
-@cuda.jit(**bounded(BAND_THREADS, 2))
+@cuda.jit(**bounded(WIDE_THREADS, 2))
 def schedule_wide_bands(
     features, strides, start, bins, taps, bands, homes, zero, out, out_strides, channels
 ):

@@ -31,7 +31,7 @@ MOST_BLOCKS = 65535  # blocks along the second and the third axis
 CODES = {bool: "?7x", int: "q", np.uint32: "I4x", np.float32: "f4x", float: "d", np.float64: "d"}
 
 SHARED_BYTES = 48 << 10  # that any device gives a block
-DECLARED_BYTES = 9 << 10  # of these, at most, that a kernel has without its launch asking for them
+DECLARED_BYTES = 13 << 10  # of these, at most, that a kernel has without its launch asking for them
 TAKEN_BYTES = 1 << 10  # of each block, by the device itself
 
 _compiled: dict = {}
