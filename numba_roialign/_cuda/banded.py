@@ -41,7 +41,8 @@ LOOK_COST = 0.2  # of a few rows of bins that a block looks at, to find those of
 LOOKS_OF_RESULT = 2  # at most: else most blocks look in vain
 MOST_QUADS = 4  # of channels, of a block
 UNEVEN = 1.4  # bins of the fullest of several bands, by the mean
-TAIL = 0.2  # of a block's time, in which the last ones of more than a wave run
+PARTED = 1.15  # bins of the fullest of several parts of the boxes
+TAIL = 0.3  # of a block's time, in which the last ones of more than a wave run
 MOST_PARTS = 16  # of the boxes: each packs its bands anew
 FILLERS = 64  # threads of a box: one warp finds its rows, and the other its columns
 
@@ -116,7 +117,7 @@ def divisions(case):
                     height, width, count, step, rows, quads, apart, groups, share, rois, stacks,
                     room,
                 )  # fmt: skip
-                uneven = 1 if count <= 2 else UNEVEN
+                uneven = UNEVEN if count > 2 else PARTED if parts > 1 else 1
                 time = time_of(units * parts, at_once, cost, uneven, TAIL)
                 yield time, (units, parts), bands
 
