@@ -37,7 +37,7 @@ NEVER = 1 << 31  # taps
 # banks, and by the pieces in which it is written.
 BIN_COSTS = {1: 6.8, 2: 5.8, 4: 5.2}
 BEYOND_COST = 1.5  # rows of a band, in whose time a bin reads what it taps beyond
-LOOK_COST = 0.2  # of a few rows of bins that a block looks at, to find those of its band
+LOOK_COST = 0.2  # of a box that a block looks at, to find those that reach its band
 LOOKS_OF_RESULT = 2  # at most: else most blocks look in vain
 MOST_QUADS = 4  # of channels, of a block
 UNEVEN = 1.4  # bins of the fullest of several bands, by the mean
@@ -60,18 +60,12 @@ def threads_of(sampling):
 def rows_of(case, quads):
     """Return how many rows fit a band of so many quads of channels; 0 if too few."""
     sampling, limits = case.sampling, case.limits
-    if quads >= 2 * ceil_div(case.channels, QUAD) or quads * sampling.output_width > threads_of(
-        sampling
-    ):
+    across = quads * sampling.output_width
+    if quads >= 2 * ceil_div(case.channels, QUAD) or across > threads_of(sampling):
         return 0
     room = min(limits.shared_bytes // BLOCKS_AT_ONCE, limits.block_bytes) - RESERVED_BYTES
     rows = min(sampling.height, room // (case.number_bytes * QUAD * quads * sampling.width))
     return rows if rows >= min(sampling.height, LEAST_ROWS + BEYOND) else 0
-
-
-def stacks_of(sampling):
-    """Return how many stacks of bins a box has."""
-    return ceil_div(sampling.output_height, STACK)
 
 
 def pixels_apart(pixels, quads):
@@ -89,7 +83,8 @@ def divisions(case):
     """
     sampling, at_once = case.sampling, BLOCKS_AT_ONCE * case.limits.multiprocessors
     height, width, rois = sampling.height, sampling.width, case.rois
-    stacks, bins_of_box = stacks_of(sampling), sampling.output_height * sampling.output_width
+    stacks = ceil_div(sampling.output_height, STACK)
+    bins_of_box = sampling.output_height * sampling.output_width
     room = LISTED // stacks
     if not room or height > MOST_HEIGHT:
         return
@@ -143,7 +138,7 @@ def suits(case, strides):
         return False
     if (division := division_of(case)) is None:
         return False
-    # Blocks of a band look at all homes to find theirs: for many images, mostly in vain.
+    # Blocks of a band look at all boxes to find theirs: for many images, mostly in vain.
     bands, (units, _) = division
     looks = units * int(bands.all)
     return looks <= LOOKS_OF_RESULT * bins * case.channels
