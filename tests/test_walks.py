@@ -175,6 +175,8 @@ def test_the_parts_of_a_small_call(shape, rois, bins, samples, fits):
         ((4, 3, 600, 512), 256, 96, 1, None),  # pictures
         ((4, 256, 200, 304), 600, 7, 2, None),  # few boxes for such maps
         ((1, 64, 100, 20_000), 90_000, 7, 2, None),  # rows too long
+        ((1, 64, 65_536, 4), 2000, 7, 2, None),  # a row does not fit 16 bits
+        ((1, 64, 65_535, 4), 2000, 7, 2, "schedule_bands"),
         ((4000, 256, 14, 14), 4000, 7, 2, None),  # a block for an image would look at all boxes
     ],
 )
@@ -205,7 +207,7 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     assert bands.room * bands.stacks <= LISTED
     assert bands.all == rois
     assert parts * bands.share >= bands.all
-    assert bands.quads * bins <= banded.BAND_THREADS
+    assert bands.quads * bins <= banded.threads_of(case.sampling)
     # Two blocks fit a multiprocessor, their lists and what it takes itself included.
     assert bands.apart >= bands.rows * width
     number_bytes = 4 * banded.QUAD * bands.quads * bands.apart
@@ -223,9 +225,8 @@ def test_no_band_has_fewer_pixels_than_a_warp_packs(width):
 
     divisions = [*banded.divisions(case_of((1, 256, 50, width), 1000, 7, 2))]
     assert bool(divisions) == (50 * width >= CHUNK)
-    for _, _, numbers in divisions:
-        bands = dict(zip(banded.Bands._fields, numbers, strict=True))
-        assert bands["rows"] * bands["width"] >= CHUNK
+    for _, _, bands in divisions:
+        assert bands.rows * bands.width >= CHUNK
 
 
 @pytest.fixture
@@ -344,6 +345,8 @@ def test_bands_pool_the_same(pooled_by, numbers, constants, sampling):
 @pytest.mark.parametrize("sampling", [2, -1])
 def test_bins_that_share_rows_pool_the_same(target, rng, patched, sampling):
     """Bins below each other, in one band or several, upside down, and beside the map."""
+    from numba_roialign._cuda import banded
+
     patched(BINS_OF_PIXEL=0, LEAST_OUTPUTS=0, MOST_RESULTS=0)
     features, count = random_features(rng, (2, 6, 8, 17)), 30
     tops, heights = rng.uniform(-4, 9, count), np.geomspace(0.1, 14, count)
@@ -351,19 +354,25 @@ def test_bins_that_share_rows_pool_the_same(target, rng, patched, sampling):
     left = rng.uniform(-1, 15, count)
     rois = np.stack([np.arange(count) % 2, left, tops, left + 3, tops + heights], 1)
     expected = reference.roi_align(features, rois, (7, 2), 1.0, sampling, aligned=True)
-    found = roi_align(
-        target.array(features), target.array(rois), (7, 2), 1.0, sampling, aligned=True
-    )
+    with mock.patch.object(banded, "configured", wraps=banded.configured) as launched:
+        found = roi_align(
+            target.array(features), target.array(rois), (7, 2), 1.0, sampling, aligned=True
+        )
+    assert launched.called
     target.assert_matches(found, expected, features, rois)
 
 
 @pytest.mark.only("cuda")
 def test_a_bin_does_not_see_the_rows_of_its_neighbours(target, rng, patched):
+    from numba_roialign._cuda import banded
+
     patched(BINS_OF_PIXEL=0, LEAST_OUTPUTS=0, MOST_RESULTS=0)
     features = random_features(rng, (1, 6, 8, 17))
     features[:, :, 3] = np.inf
     rois = np.array([[0, 2, 0.1, 9, 7.1]] * 3, np.float32)  # bins of a row each
-    found = target.numpy(roi_align(target.array(features), target.array(rois), (7, 2), 1.0, 2))
+    with mock.patch.object(banded, "configured", wraps=banded.configured) as launched:
+        found = target.numpy(roi_align(target.array(features), target.array(rois), (7, 2), 1.0, 2))
+    assert launched.called
     expected = [1, 1, 0, 0, 1, 1, 1]  # rows 0 and 1, 1 and 2, 2 and 3, 3 and 4, and so on
     assert_array_equal(np.isfinite(found).all((0, 1, 3)), expected)
     assert_array_equal(np.isfinite(found).any((0, 1, 3)), expected)

@@ -238,7 +238,7 @@ def stack_sums(features, strides, band, quad, taps, row, rows, columns, sums, mo
     """
     pixels, weights = cuda.local.array(HELD, np.uint32), cuda.local.array(HELD, type(zero))
     line, (slot, last) = cuda.local.array(QUAD, type(zero)), rows
-    for i in range(STACK * QUAD):
+    for i in range(SUMS):
         sums[i] = 0
     for t in range(0, HELD, AT_ONCE):
         hold(taps, np.uint32(columns[0] + t), columns[1], pixels, weights, t)

@@ -31,7 +31,7 @@ element_at = cuda.jit(device=True)(_kernels.element_at)
 STACK = 3  # bins: their weights and a row are two numbers of 64 bits
 HALF = 16  # bits
 LOW = (1 << HALF) - 1
-MOST_BANDS = MOST_HEIGHT = LOW  # that half a number can tell
+MOST_BANDS = MOST_HEIGHT = LOW  # that half a number can tell; slots of a shared table are fewer
 NO_REACH = np.uint32(LOW)  # from the last band to the first
 
 
