@@ -3,7 +3,8 @@
 Prints for each launch, and for all of a call, the time, which part of it instructions were issued
 in and memory instructions were worked on, and the sectors read from L2; at last the largest
 difference from the CPU's result. With ``--code`` also the machine code, and of each instruction how
-often warps issued it, its share of memory instructions' time, and of the time that warps waited.
+often warps issued it, in which cycle in the mean, its share of memory instructions' time, and of
+the time that warps waited.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numba_roialign.conventions import TORCHVISION, TORCHVISION_ALIGNED
 from ..workloads import WORKLOADS
 from .launches import record, run
 from .machine import shares
-from .state import CYCLES, ISSUES, L2_SECTORS, PASSES, WAITED, Device
+from .state import CYCLES, ISSUED_AT, ISSUES, L2_SECTORS, PASSES, WAITED, Device
 
 GIGAHERTZ = 1.76
 LINE = "{:24} {:>16} {:>5} {:>7.1f} us  issue {:4.2f}  LSU {:4.2f}  L2 sectors {:>9}"
@@ -30,7 +31,8 @@ def print_code(outcome):
     for text, spent in zip(outcome.texts, outcome.spent, strict=True):
         if spent[ISSUES]:
             passes, waited = spent[PASSES] / total[PASSES], spent[WAITED] / total[WAITED]
-            print(f"{spent[ISSUES]:>10} {passes:7.2%} {waited:7.2%}  {text}")
+            cycle = spent[ISSUED_AT] // spent[ISSUES]
+            print(f"{spent[ISSUES]:>10} {cycle:>7} {passes:7.2%} {waited:7.2%}  {text}")
 
 
 def simulate_workload(name, layout, with_code=False):

@@ -29,6 +29,7 @@ from .state import (
     DEADLOCK,
     FULL,
     ISSUED,
+    ISSUED_AT,
     ISSUES,
     L1_BYTES,
     LANES,
@@ -69,7 +70,7 @@ class Outcome(NamedTuple):
 
     counts: np.ndarray
     held: int  # blocks of a multiprocessor
-    spent: np.ndarray  # of each instruction: how often warps issued it, its passes, their waiting
+    spent: np.ndarray  # of each instruction: how often warps issued it, its passes, their waiting, its cycles
     texts: list  # the instructions
 
 
@@ -151,6 +152,7 @@ def execute(state, device, launch, place, w, now):
     state.counts[WARP_INSTRUCTIONS] += 1
     state.spent[pc, ISSUES] += 1
     state.spent[pc, WAITED] += now - warp.next
+    state.spent[pc, ISSUED_AT] += now
     busy = state.counts[QUEUE_BUSY]
     mask, guard = warp.active, warp.predicates[record.guard]
     if record.guard_uniform:

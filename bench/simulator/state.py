@@ -21,7 +21,7 @@ FINE, DEADLOCK, BAD_ADDRESS, BAD_SHARED_ADDRESS, BAD_CONSTANT, UNKNOWN = range(6
 ) = range(12)  # fmt: skip
 
 
-ISSUES, PASSES, WAITED, SPENT = range(4)  # of an instruction
+ISSUES, PASSES, WAITED, ISSUED_AT, SPENT = range(5)  # of an instruction
 
 
 class Device(NamedTuple):
