@@ -91,10 +91,10 @@ class Cuda(Target):
                 bands,
                 box_tables,
                 gradient,
+                homes,
                 large,
                 launches,
                 small,
-                stacks,
             )
 
             # So that small arrays take several blocks, parts, rounds and tiles, and every kernel.
@@ -104,15 +104,15 @@ class Cuda(Target):
             average.WARPS = dict.fromkeys(average.WARPS, 4)
             small.LANES, small.MOST_ROWS, small.MOST_RESULTS = 14, 2, 200
             box_tables.NARROW_TAPS = 2
-            box_tables.HALF_WARP = stacks.HALF_WARP = large.HALF_WARP = 4
+            box_tables.HALF_WARP = homes.HALF_WARP = large.HALF_WARP = 4
             large.THREADS, large.PITCH, large.SUMS = 8, 10, 40
             average.WIDE_TAPS, average.SHORT_ROW = 5, 4
             bands.WARP, bands.CHUNK, banded.CHUNK = 4, np.uint32(16), 16
             bands.LISTED = banded.LISTED = 5
-            banded.BAND_THREADS, banded.WIDE_THREADS, banded.FILLERS = 12, 12, 5
+            banded.BAND_THREADS, banded.WIDE_THREADS, banded.FILLERS = 12, 12, 3
             banded.MOST_PARTS = 2
             banded.LEAST_ROWS = banded.BEYOND = 1
-            banded.MOST_TAPS, banded.LEAST_OUTPUTS, banded.BINS_OF_PIXEL = 5, 20, 1 / 2
+            banded.MOST_TAPS, banded.LEAST_OUTPUTS, banded.BINS_OF_PIXEL = 6, 20, 1 / 2
             banded.RESERVED_BYTES = (24 << 10) - 1000  # a band has 62 pixels of four channels
             gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 4
             gradient.THREADS, gradient.BLOCKS = 4, 1

@@ -114,6 +114,28 @@ def test_threads_learn_of_each_other():
     assert_array_equal(run(ADDED_UP, 32)[:32], expected)
 
 
+def any_above(lane):
+    """Return a program whose threads write 1 where any of their warp lies above a lane, or 0."""
+    return [
+        "S2R R0, SR_LANEID",
+        "LDC.64 R2, c[0x0][0x210]",
+        "NOP // 15",
+        f"ISETP.GT.U32.AND P0, PT, R0, {lane:#x}, PT // 15",
+        "VOTEU.ANY UP0, P0 // 15",
+        "PLOP3.LUT P1, PT, PT, PT, UP0, 0x80, 0x0 // 15",
+        "IMAD.MOV.U32 R6, RZ, RZ, RZ",
+        "@P1 IMAD.MOV.U32 R6, RZ, RZ, 0x1",
+        "IMAD.WIDE.U32 R2, R0, 0x4, R2 // 15",
+        "STG.E desc[UR4][R2.64], R6",
+        "EXIT",
+    ]
+
+
+def test_threads_vote():
+    assert (run(any_above(30), 32)[:32] == 1).all()
+    assert (run(any_above(31), 32)[:32] == 0).all()
+
+
 ADDRESS = ["LDC.64 R2, c[0x0][0x210]"]
 
 

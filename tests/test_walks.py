@@ -200,6 +200,8 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     # No image, row, channel or row of bins is left out.
     assert units == images * bands.count * bands.groups
     assert bands.count * bands.step >= height
+    rows = np.arange(height)
+    assert_array_equal(rows * int(bands.of_row) >> 32, rows // bands.step)
     assert height >= bands.rows >= min(height, bands.step)
     assert bands.rows * width >= CHUNK
     assert bands.groups * bands.quads * banded.QUAD >= channels

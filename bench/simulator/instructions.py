@@ -294,7 +294,11 @@ class Reader:
         self.plain()
 
     def votes(self):
-        self.record["target_register"] = register_of(self.words[0])
+        self.allow("ANY")
+        if len(self.words) == 2:  # whether any thread says so
+            self.record["predicate"] = predicate_of(self.words[0])
+        else:
+            self.record["target_register"] = register_of(self.words[0])
         self.does(self.name, self.words[-1:])
 
     def shuffles(self):

@@ -290,7 +290,11 @@ def on_predicates(warp, registers, record, operands, mask, values):
         second = looked_up(x, y, z, record.flag)
         store_predicate(warp, record, record.second_predicate, second, mask)
     elif does == VOTEU:
-        warp.uniform[record.target_register] = mask & load_predicate(warp, operands[0])
+        found = mask & load_predicate(warp, operands[0])
+        if record.predicate < 0:
+            warp.uniform[record.target_register] = found
+        else:
+            warp.uniform_predicates[record.predicate] = found != 0
     else:
         load_integer(warp, registers, operands[0], a)
         for which in range(TRUE):

@@ -70,7 +70,9 @@ class Outcome(NamedTuple):
 
     counts: np.ndarray
     held: int  # blocks of a multiprocessor
-    spent: np.ndarray  # of each instruction: how often warps issued it, its passes, their waiting, its cycles
+    spent: (
+        np.ndarray
+    )  # of each instruction: how often warps issued it, its passes, their waiting, its cycles
     texts: list  # the instructions
 
 

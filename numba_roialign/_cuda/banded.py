@@ -16,11 +16,12 @@ from .bands import (
     schedule_wide_bands,
 )
 from .box_tables import capacities, empty_tables, shared_places
+from .homes import FILLERS, Fillers, schedule_homes
 from .indices import narrowed
 from .large import pool_large
 from .launches import DECLARED_BYTES, TAKEN_BYTES, configured
 from .lines import HELD
-from .stacks import MOST_BANDS, MOST_HEIGHT, STACK, Homes, Taps, schedule_homes
+from .stacks import MOST_BANDS, MOST_HEIGHT, STACK, Homes, Taps
 
 EIGHTH = 8  # of all banks are what one thread loads
 BLOCKS_AT_ONCE = 2  # of a multiprocessor, which share its memory
@@ -31,7 +32,7 @@ BINS_OF_PIXEL = 1 / 6  # of a channel, from which on packing all of the maps is 
 LEAST_OUTPUTS = 1 << 20  # of a call: of few, a second launch is most of the time
 MOST_COLOURS = 4  # channels, for which rows are long and threads read them as fast from the map
 # Taps of a bin along an axis. With more, a band has not its rows, and several threads share it.
-MOST_TAPS = 12
+MOST_TAPS = 13
 NEVER = 1 << 31  # taps
 # What a bin of a quad costs, in pixels packed, where so many threads share it: by the conflicts of
 # banks, and by the pieces in which it is written.
@@ -44,7 +45,6 @@ UNEVEN = 1.4  # bins of the fullest of several bands, by the mean
 PARTED = 1.15  # bins of the fullest of several parts of the boxes
 TAIL = 0.3  # of a block's time, in which the last ones of more than a wave run
 MOST_PARTS = 16  # of the boxes: each packs its bands anew
-FILLERS = 64  # threads of a box: one warp finds its rows, and the other its columns
 
 
 def is_held(sampling):
@@ -94,7 +94,7 @@ def divisions(case):
             continue
         least = 1 if fit == height else ceil_div(height, fit - BEYOND)
         for wanted in range(least, 2 * least + 1, ceil_div(least, 4)):
-            step = ceil_div(height, wanted)
+            step = max(2, ceil_div(height, wanted))  # 2^32 / 1 would be a number of 33 bits
             count, rows = ceil_div(height, step), min(height, step + BEYOND)
             # A warp packs so many pixels at once: of a band with fewer it would read others.
             if rows * width < CHUNK or sampling.images * count >= MOST_BANDS:
@@ -108,9 +108,10 @@ def divisions(case):
                 bins = share * bins_of_box / (sampling.images * count)
                 cost = quads * (rows * width + bin_cost * bins) + LOOK_COST * share
                 apart = pixels_apart(rows * width, quads)
+                of_row = ceil_div(1 << 32, step)
                 bands = Bands(
-                    height, width, count, step, rows, quads, apart, groups, share, rois, stacks,
-                    room,
+                    height, width, count, step, of_row, rows, quads, apart, groups, share, rois,
+                    stacks, room,
                 )  # fmt: skip
                 uneven = UNEVEN if count > 2 else PARTED if parts > 1 else 1
                 time = time_of(units * parts, at_once, cost, uneven, TAIL)
@@ -144,6 +145,12 @@ def suits(case, strides):
     return looks <= LOOKS_OF_RESULT * bins * case.channels
 
 
+def fillers_of(stacks):
+    """Return how threads find the taps of so many stacks."""
+    lanes = max(1, FILLERS // stacks)
+    return Fillers(np.uint32(lanes), np.uint32(FILLERS // lanes))
+
+
 class Banded:
     """The average of a call's boxes by bands: tables, and how they are launched."""
 
@@ -161,7 +168,6 @@ class Banded:
         rows, columns = (
             queue.empty(boxes * slots, np.uint64) for slots in (2 * self.slots[0], self.slots[1])
         )
-        self.places, self.table_bytes = shared_places(self.sampling, number, 0)
         self.taps = Taps(bounds, rows, columns, np.uint32(bins), *map(np.uint32, self.slots))
         reaches, homes = queue.empty(boxes, np.uint32), queue.empty(boxes * self.bins[0], np.uint32)
         self.homes = Homes(reaches, homes)
@@ -178,7 +184,8 @@ class Banded:
         rois, (out, out_strides) = self.rois, target
         source = narrowed_source(source, self.case)
         most = np.uint32(MOST_TAPS if self.has_large() else NEVER)
-        how = self.sampling, self.convention, self.slots, self.places, most
+        fillers = fillers_of(ceil_div(self.bins[0], STACK)), fillers_of(self.bins[1])
+        how = self.sampling, self.convention, self.slots, fillers, most
         result = out, narrowed(out_strides)
         for start, count in batches_of(self.tables, rois):
             bands, (units, parts) = division_of(self.case._replace(rois=count))
@@ -189,7 +196,7 @@ class Banded:
             threads = across, threads_of(self.sampling) // across
             numbers = int(bands.quads) * int(bands.apart) * QUAD
             call = self.taps, bands, self.homes, self.zero, *result, self.case.channels
-            configured(schedule_homes, count, FILLERS, self.queue, self.table_bytes)(
+            configured(schedule_homes, count, (FILLERS, 2), self.queue)(
                 rois, start, *how, self.tables, *call
             )
             configured(

@@ -47,6 +47,7 @@ class Bands(NamedTuple):
     width: int
     count: int  # bands of an image
     step: int  # rows from where one begins to where the next does
+    of_row: int  # 2^32 / step, rounded up: a row below 2^16 times this, and its upper half
     rows: int  # of a band: it has those of the next that its bins may tap too
     quads: int  # of channels, of a block: as many threads share a bin
     apart: int  # pixels, from one quad's to the next's
@@ -309,8 +310,10 @@ def stack_at(taps, listed, place, pw, height):
     mask, stack = np.uint32((1 << BIN_BITS) - 1), np.uint32(which >> np.uint32(2 * BIN_BITS))
     first, last = which & mask, np.uint32(which >> np.uint32(BIN_BITS)) & mask
     ph = np.uint32(stack * STACK)
-    slot, row = halves_of(bounds_at(taps, box, np.uint32(ph + first))[0])
-    end = bounds_at(taps, box, np.uint32(ph + last))[1]
+    # Upside down, the last bin has the first rows.
+    one, one_end = bounds_at(taps, box, np.uint32(ph + first))
+    other, other_end = bounds_at(taps, box, np.uint32(ph + last))
+    (slot, row), end = halves_of(min(one, other)), max(one_end, other_end)
     column, last_column = bounds_at(taps, box, np.uint32(height + pw))
     to_rows, to_columns = np.uint32(box * taps.rows_apart), np.uint32(box * taps.columns_apart)
     rows = np.uint32(to_rows + slot), np.uint32(to_rows + end)

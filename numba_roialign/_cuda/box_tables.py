@@ -78,9 +78,15 @@ def table_of(tables, row):
 
 
 @cuda.jit(device=True)
+def most_taps_of(axis):
+    """Return how many taps a bin of an axis can have."""
+    return min(2 * axis.samples, int(abs(axis.bin_size)) + 3)
+
+
+@cuda.jit(device=True)
 def lanes_for(axis):
     """Return how many threads are to share a bin: one, or of a wide one half a warp or all."""
-    taps = min(2 * axis.samples, int(abs(axis.bin_size)) + 3)
+    taps = most_taps_of(axis)
     if taps <= NARROW_TAPS:
         return 1
     return HALF_WARP if taps <= HALF_WARP else 2 * HALF_WARP
