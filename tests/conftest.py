@@ -95,6 +95,7 @@ class Cuda(Target):
                 large,
                 launches,
                 small,
+                whole,
             )
 
             # So that small arrays take several blocks, parts, rounds and tiles, and every kernel.
@@ -114,6 +115,8 @@ class Cuda(Target):
             banded.LEAST_ROWS = banded.BEYOND = 1
             banded.MOST_TAPS, banded.LEAST_OUTPUTS, banded.BINS_OF_PIXEL = 6, 20, 1 / 2
             banded.RESERVED_BYTES = (24 << 10) - 1000  # a band has 62 pixels of four channels
+            whole.WARP, whole.CHUNK, whole.FILLERS = 4, 16, 3
+            whole.WIDE_THREADS, whole.MOST_BOXES = 12, 3
             gradient.TILE_HEIGHT, gradient.TILE_WIDTH = 2, 4
             gradient.THREADS, gradient.BLOCKS = 4, 1
             gradient.SUM_NUMBERS, gradient.LISTERS = 8, 2

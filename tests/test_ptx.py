@@ -18,7 +18,8 @@ REGISTERS = 1 << 16  # of a multiprocessor
 MOST_REGISTERS = 80  # with which it holds three blocks of 256 threads; with 128 it is two
 # Samples and their numbers, kept apart; and how threads share the bins of a box.
 MORE_REGISTERS = ("schedule_maxima", "schedule_winners", "schedule_tabled")
-FLOATS_ALONE = ("schedule_homes", "schedule_bands", "schedule_wide_bands")  # of float64, walks
+# Of float64, walks pool.
+FLOATS_ALONE = ("schedule_whole", "schedule_homes", "schedule_bands", "schedule_wide_bands")
 MOVES = ("schedule_tiles", "schedule_zeros")  # kernels without arithmetic on numbers
 
 
@@ -126,6 +127,9 @@ def launches_of(dtype, monkeypatch):
     target.queue_pooling(queue, features_5, many, pooled_5, None, how)
     wide = device_array((2, 5, 40, 500), dtype)
     target.queue_pooling(queue, wide, many, pooled_5, None, adaptive)
+    few, pooled = device_array((8, 5), "float32"), device_array((8, 5, 7, 7), dtype)
+    adaptive = how._replace(sampling=sampling._replace(samples_y=0, samples_x=0))
+    target.queue_pooling(queue, features_5, few, pooled, None, adaptive)
     target.queue_zeros(queue, features)
     monkeypatch.setattr(target, "fetch", lambda images, _: np.zeros(images.shape))
     assert target.first_invalid(rois, how, queue) is None

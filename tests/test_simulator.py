@@ -237,9 +237,20 @@ CASES = {  # kernels, constants that choose them, shape, samples
     ),
     "bands, and a large box": (
         ["schedule_homes", "schedule_wide_bands", "schedule_large"],
-        {"banded.BINS_OF_PIXEL": 0, "banded.LEAST_OUTPUTS": 0, "banded.LOOKS_OF_RESULT": np.inf},
+        {
+            "banded.BINS_OF_PIXEL": 0,
+            "banded.LEAST_OUTPUTS": 0,
+            "banded.LOOKS_OF_RESULT": np.inf,
+            "whole.MOST_BOXES": 0,
+        },
         (1, 8, 90, 80),
         0,
+    ),
+    "a few boxes of small maps": (
+        ["schedule_whole"],
+        {"small.MOST_RESULTS": 0, "banded.BINS_OF_PIXEL": 0},
+        (2, 9, 12, 15),
+        2,
     ),
 }
 

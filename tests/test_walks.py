@@ -1,6 +1,7 @@
 """The kernels of an average on a device: which one pools what, and that all give the same."""
 
 import re
+from importlib import import_module
 from importlib.util import find_spec
 from types import SimpleNamespace
 from unittest import mock
@@ -24,7 +25,7 @@ needs_cuda = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="needs n
 @pytest.fixture
 def patched(monkeypatch):
     """Return a function that sets constants of a module of kernels, and forgets kept plans."""
-    from numba_roialign._cuda import average, banded, plans, small, target
+    from numba_roialign._cuda import average, banded, plans, small, target, whole
     from numba_roialign._repeats import repeats_of
 
     def forget():
@@ -34,7 +35,7 @@ def patched(monkeypatch):
     def patch(**constants):
         forget()
         for name, value in constants.items():
-            for module in (average, banded, small, target):
+            for module in (average, banded, small, target, whole):
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, value)
 
@@ -220,6 +221,44 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
 
 @pytest.mark.only("cpu")
 @needs_cuda
+@pytest.mark.parametrize(
+    ("shape", "rois", "bins", "quads"),
+    [
+        ((1, 2048, 25, 38), 4, 7, 2),
+        ((1, 256, 25, 38), 8, 7, 1),
+        ((1, 4096, 14, 14), 4, 7, 4),
+        ((1, 2048, 25, 38), 9, 7, None),  # too many boxes for each block
+        ((1, 2048, 50, 76), 4, 7, None),  # few for such a map
+        ((1, 64, 90, 90), 2, 30, None),  # a map that does not fit
+        ((1, 64, 5, 5), 2, 7, None),  # fewer pixels than a warp packs
+        ((1, 3, 25, 38), 4, 7, None),  # pictures
+    ],
+)
+def test_whole_maps_of_a_call(shape, rois, bins, quads):
+    from numba_roialign._cuda import whole
+
+    case = case_of(shape, rois, bins, 0)
+    _, channels, height, width = shape
+    planes = Strides(channels * height * width, height * width, width, 1)
+    assert whole.suits(case, planes) == (quads is not None)
+    assert not whole.suits(case._replace(number_bytes=8), planes)
+    if quads is None:
+        return
+    _, division, counts, size = whole.division_of(case)
+    assert division.quads == quads
+    assert division.at_once * quads * bins <= whole.WIDE_THREADS
+    # Two blocks fit a multiprocessor; tables follow the map, and one another.
+    _, *slots, bound, row, column = counts
+    assert whole.AT_ONCE * (size + whole.DECLARED_BYTES + 1024) <= case.limits.shared_bytes
+    assert division.apart >= height * width
+    assert 8 * bound >= 4 * whole.QUAD * quads * division.apart
+    assert 2 * row >= bound + 2 * bins * rois
+    assert column >= 2 * (row + slots[0] * rois)
+    assert size >= 8 * (column + slots[1] * rois)
+
+
+@pytest.mark.only("cpu")
+@needs_cuda
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 8, 16])
 def test_no_band_has_fewer_pixels_than_a_warp_packs(width):
     from numba_roialign._cuda import banded
@@ -239,7 +278,7 @@ def pooled_by(target, rng, patched, monkeypatch):
     """
 
     def pool(constants, sampling, layout="NCHW", channels=6):
-        from numba_roialign._cuda import average, banded, large, small
+        from numba_roialign._cuda import average, banded, large, small, whole
 
         def noted(kernel, *rest):
             names.append(getattr(kernel, "py_func", kernel).__name__)
@@ -256,7 +295,7 @@ def pooled_by(target, rng, patched, monkeypatch):
         if layout == "NHWC":
             features, expected = (np.moveaxis(x, 1, 3).copy() for x in (features, expected))
         patched(**{"BINS_OF_PIXEL": np.inf, "MOST_RESULTS": 0, **constants})
-        for module in (average, banded, large, small):
+        for module in (average, banded, large, small, whole):
             monkeypatch.setattr(module, "configured", noted)
         monkeypatch.setattr(banded, "division_of", noted_division)
         found = roi_align(
@@ -345,6 +384,21 @@ def test_bands_pool_the_same(pooled_by, numbers, constants, sampling):
 
 @pytest.mark.only("cuda")
 @pytest.mark.parametrize("sampling", [2, -1])
+@pytest.mark.parametrize(
+    "constants",
+    [
+        pytest.param({}, id="as it comes"),
+        pytest.param({"QUADS": (2,)}, id="two quads"),
+        pytest.param({"narrowed_within": lambda strides, _: strides}, id="offsets of 64 bits"),
+    ],
+)
+def test_a_few_boxes_pool_the_same(pooled_by, constants, sampling):
+    launched, _ = pooled_by({"BINS_OF_PIXEL": 0, "MOST_BOXES": 5, **constants}, sampling)
+    assert launched == "schedule_whole"
+
+
+@pytest.mark.only("cuda")
+@pytest.mark.parametrize("sampling", [2, -1])
 def test_bins_that_share_rows_pool_the_same(target, rng, patched, sampling):
     """Bins below each other, in one band or several, upside down, and beside the map."""
     from numba_roialign._cuda import banded
@@ -365,15 +419,15 @@ def test_bins_that_share_rows_pool_the_same(target, rng, patched, sampling):
 
 
 @pytest.mark.only("cuda")
-def test_a_bin_does_not_see_the_rows_of_its_neighbours(target, rng, patched):
-    from numba_roialign._cuda import banded
-
-    patched(BINS_OF_PIXEL=0, LEAST_OUTPUTS=0, MOST_RESULTS=0)
+@pytest.mark.parametrize(("module", "most"), [("banded", 0), ("whole", 3)])
+def test_a_bin_does_not_see_the_rows_of_its_neighbours(target, rng, patched, module, most):
+    module = import_module(f"numba_roialign._cuda.{module}")
+    patched(BINS_OF_PIXEL=0, LEAST_OUTPUTS=0, MOST_RESULTS=0, MOST_BOXES=most)
     features = random_features(rng, (1, 6, 8, 17))
     features[:, :, 4] = np.inf
     # Bins of a row each, which begin in rows 0, 1 and 2: two of a stack in a band whichever it is.
     rois = np.array([[0, 2, top, 9, top + 7] for top in (0.1, 1.1, 2.1)], np.float32)
-    with mock.patch.object(banded, "configured", wraps=banded.configured) as launched:
+    with mock.patch.object(module, "configured", wraps=module.configured) as launched:
         found = target.numpy(roi_align(target.array(features), target.array(rois), (7, 2), 1.0, 2))
     assert launched.called
     first = np.add.outer(np.arange(3), np.arange(7))  # and the next: the rows of a bin
@@ -393,6 +447,7 @@ def test_a_bin_does_not_see_the_rows_of_its_neighbours(target, rng, patched):
             {"BINS_OF_PIXEL": 0, "LEAST_OUTPUTS": 0, "MOST_TAPS": 3},
             id="bands",
         ),
+        pytest.param("whole", {"BINS_OF_PIXEL": 0, "MOST_BOXES": 6}, id="whole"),
     ],
 )
 def test_a_wide_box_that_cannot_be_pooled_is_not_left(target, rng, patched, kernels, constants):

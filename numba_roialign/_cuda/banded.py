@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .average import SHARED_BYTES, batches_of, ceil_div, most_taps, narrowed_source, time_of
+from .average import batches_of, ceil_div, most_taps, narrowed_source, time_of
 from .bands import (
     BAND_THREADS,
     CHUNK,
@@ -15,13 +15,13 @@ from .bands import (
     schedule_bands,
     schedule_wide_bands,
 )
-from .box_tables import capacities, empty_tables, shared_places
+from .box_tables import capacities, empty_tables
 from .homes import FILLERS, Fillers, schedule_homes
-from .indices import narrowed
+from .indices import narrowed, reciprocal_of
 from .large import pool_large
 from .launches import DECLARED_BYTES, TAKEN_BYTES, configured
 from .lines import HELD
-from .stacks import MOST_BANDS, MOST_HEIGHT, STACK, Homes, Taps
+from .stacks import MOST_BANDS, MOST_HEIGHT, MOST_SLOTS, STACK, Homes, Taps
 
 EIGHTH = 8  # of all banks are what one thread loads
 BLOCKS_AT_ONCE = 2  # of a multiprocessor, which share its memory
@@ -76,6 +76,12 @@ def pixels_apart(pixels, quads):
     return pixels + (EIGHTH // quads - pixels) % EIGHTH
 
 
+def in_32_bits(numbers):
+    """Return a tuple of numbers as a kernel takes them: in 32 bits, but for reciprocals."""
+    kinds = (np.uint64 if isinstance(number, np.uint64) else np.uint32 for number in numbers)
+    return type(numbers)._make(kind(number) for kind, number in zip(kinds, numbers, strict=True))
+
+
 def divisions(case):
     """Give some ways to divide maps and boxes: first how long each may take, in pixels packed.
 
@@ -86,7 +92,7 @@ def divisions(case):
     stacks = ceil_div(sampling.output_height, STACK)
     bins_of_box = sampling.output_height * sampling.output_width
     room = LISTED // stacks
-    if not room or height > MOST_HEIGHT:
+    if not room:
         return
     for quads in [quads for quads in BIN_COSTS if quads <= MOST_QUADS]:
         fit, groups = rows_of(case, quads), ceil_div(case.channels, QUAD * quads)
@@ -94,7 +100,7 @@ def divisions(case):
             continue
         least = 1 if fit == height else ceil_div(height, fit - BEYOND)
         for wanted in range(least, 2 * least + 1, ceil_div(least, 4)):
-            step = max(2, ceil_div(height, wanted))  # 2^32 / 1 would be a number of 33 bits
+            step = ceil_div(height, wanted)
             count, rows = ceil_div(height, step), min(height, step + BEYOND)
             # A warp packs so many pixels at once: of a band with fewer it would read others.
             if rows * width < CHUNK or sampling.images * count >= MOST_BANDS:
@@ -108,10 +114,9 @@ def divisions(case):
                 bins = share * bins_of_box / (sampling.images * count)
                 cost = quads * (rows * width + bin_cost * bins) + LOOK_COST * share
                 apart = pixels_apart(rows * width, quads)
-                of_row = ceil_div(1 << 32, step)
                 bands = Bands(
-                    height, width, count, step, of_row, rows, quads, apart, groups, share, rois,
-                    stacks, room,
+                    height, width, count, step, reciprocal_of(step), rows, quads, apart, groups,
+                    share, rois, stacks, room,
                 )  # fmt: skip
                 uneven = UNEVEN if count > 2 else PARTED if parts > 1 else 1
                 time = time_of(units * parts, at_once, cost, uneven, TAIL)
@@ -121,21 +126,31 @@ def divisions(case):
 def division_of(case):
     """Return how blocks divide maps and boxes, and how many there are; None if they cannot."""
     found = min(divisions(case), default=None)
-    return found and (Bands(*map(np.uint32, found[2])), found[1])
+    return found and (in_32_bits(found[2]), found[1])
+
+
+def bins_of(case):
+    """Return how many bins a call has of each channel."""
+    return case.rois * case.sampling.output_height * case.sampling.output_width
+
+
+def is_packable(case, strides):
+    """Say whether packing all pixels of the maps is worth it, which is of rows without gaps."""
+    sampling = case.sampling
+    return (
+        case.number_bytes <= 4  # float64 would spill
+        and (strides.row, strides.column) == (sampling.width, 1)
+        and case.channels > MOST_COLOURS
+        and bins_of(case) >= BINS_OF_PIXEL * sampling.images * sampling.height * sampling.width
+        and sampling.height <= MOST_HEIGHT
+        and max(capacities(sampling)) <= MOST_SLOTS
+    )
 
 
 def suits(case, strides):
-    """Say whether packing all pixels of the maps is worth it, which is of rows without gaps."""
-    sampling = case.sampling
-    bins = case.rois * sampling.output_height * sampling.output_width
-    if (
-        case.number_bytes > 4  # float64 would spill
-        or (strides.row, strides.column) != (sampling.width, 1)
-        or case.channels <= MOST_COLOURS
-        or bins < BINS_OF_PIXEL * sampling.images * sampling.height * sampling.width
-        or bins * case.channels < LEAST_OUTPUTS
-        or shared_places(sampling, np.dtype(np.float32), 0)[1] > SHARED_BYTES
-    ):
+    """Say whether a call goes by bands."""
+    bins = bins_of(case)
+    if bins * case.channels < LEAST_OUTPUTS or not is_packable(case, strides):
         return False
     if (division := division_of(case)) is None:
         return False
@@ -148,7 +163,7 @@ def suits(case, strides):
 def fillers_of(stacks):
     """Return how threads find the taps of so many stacks."""
     lanes = max(1, FILLERS // stacks)
-    return Fillers(np.uint32(lanes), np.uint32(FILLERS // lanes))
+    return in_32_bits(Fillers(lanes, reciprocal_of(lanes), FILLERS // lanes))
 
 
 class Banded:
@@ -168,7 +183,8 @@ class Banded:
         rows, columns = (
             queue.empty(boxes * slots, np.uint64) for slots in (2 * self.slots[0], self.slots[1])
         )
-        self.taps = Taps(bounds, rows, columns, np.uint32(bins), *map(np.uint32, self.slots))
+        numbers = bins, *self.slots, 0, 0, 0
+        self.taps = Taps(bounds, rows, columns, *map(np.uint32, numbers))
         reaches, homes = queue.empty(boxes, np.uint32), queue.empty(boxes * self.bins[0], np.uint32)
         self.homes = Homes(reaches, homes)
         self.kernel = schedule_bands if is_held(self.sampling) else schedule_wide_bands

@@ -21,7 +21,7 @@ from .box_tables import AT_ONCE
 from .indices import split, this_thread
 from .launches import bounded
 from .lines import HELD
-from .stacks import NO_REACH, STACK, bounds_at, column_at, halves_of, row_at
+from .stacks import NO_REACH, STACK, bounds_at, column_at, halves_of, row_at, slots_of
 
 element_at = cuda.jit(device=True)(_kernels.element_at)
 
@@ -47,7 +47,7 @@ class Bands(NamedTuple):
     width: int
     count: int  # bands of an image
     step: int  # rows from where one begins to where the next does
-    of_row: int  # 2^32 / step, rounded up: a row below 2^16 times this, and its upper half
+    of_row: int  # the reciprocal of that, by which a row is divided; in 64 bits
     rows: int  # of a band: it has those of the next that its bins may tap too
     quads: int  # of channels, of a block: as many threads share a bin
     apart: int  # pixels, from one quad's to the next's
@@ -120,14 +120,14 @@ def quad_of(band, number, strides):
 
 
 @cuda.jit(device=True)
-def pack_quad(features, strides, band, cells, quad, starts, values):
+def pack_quad(features, strides, band, cells, quad, starts, values, begin):
     """Read the pixels of a quad into shared memory: several of a thread at once.
 
     Rows of the map lie one after the other. A warp takes neighbouring pixels, at constant distances
     from those that it begins with: three instructions for a number, which were ten.
     """
     thread, threads = this_thread()
-    (warp, lane), warps = split(thread, WARP), split(threads, WARP)[0]
+    (warp, lane), warps = split(thread - begin, WARP), split(threads - begin, WARP)[0]
     chunk, last = np.uint32(warp * CHUNK), np.uint32(cells - CHUNK)
     for k in range(QUAD):  # the last channel that there is, in place of others
         further = np.uint32(min(np.uint32(k), np.uint32(quad.there - 1)))
@@ -147,14 +147,14 @@ def pack_quad(features, strides, band, cells, quad, starts, values):
 
 
 @cuda.jit(device=True)
-def pack(features, strides, band, quads, zero):
-    """Read a band into shared memory."""
+def pack(features, strides, band, quads, zero, begin):
+    """Read a band into shared memory, by the block's threads from one on."""
     starts, values = cuda.local.array(QUAD, np.uintp), cuda.local.array(PACKED, type(zero))
     cells, number = np.uint32(band.rows * band.width), np.uint32(0)
     while number < quads:
         quad = quad_of(band, number, strides)
         if quad.there > 0:
-            pack_quad(features, strides, band, cells, quad, starts, values)
+            pack_quad(features, strides, band, cells, quad, starts, values, begin)
         number = np.uint32(number + 1)
 
 
@@ -301,24 +301,26 @@ def find_stacks(homes, number, boxes, found, bands, height, listed, counts):
 
 
 @cuda.jit(device=True)
-def stack_at(taps, listed, place, pw, height):
-    """Return what is listed: box, row of bins, first bin, last; first row, and slots of taps.
-
-    The slots are those of rows, and those of the columns of a bin of x.
-    """
+def stack_at(listed, place):
+    """Return what is listed: a box, a row of bins, and the first and the last bin of its stack."""
     box, which = listed[0, place], listed[1, place]
     mask, stack = np.uint32((1 << BIN_BITS) - 1), np.uint32(which >> np.uint32(2 * BIN_BITS))
     first, last = which & mask, np.uint32(which >> np.uint32(BIN_BITS)) & mask
-    ph = np.uint32(stack * STACK)
+    return box, np.uint32(stack * STACK), first, last
+
+
+@cuda.jit(device=True)
+def taps_at(taps, box, ph, first, last, pw, height):
+    """Return the first row of some bins of a stack, and the slots of rows and of a bin of x."""
     # Upside down, the last bin has the first rows.
     one, one_end = bounds_at(taps, box, np.uint32(ph + first))
     other, other_end = bounds_at(taps, box, np.uint32(ph + last))
     (slot, row), end = halves_of(min(one, other)), max(one_end, other_end)
     column, last_column = bounds_at(taps, box, np.uint32(height + pw))
-    to_rows, to_columns = np.uint32(box * taps.rows_apart), np.uint32(box * taps.columns_apart)
+    to_rows, to_columns = slots_of(taps, box)
     rows = np.uint32(to_rows + slot), np.uint32(to_rows + end)
     columns = np.uint32(to_columns + column), np.uint32(to_columns + last_column)
-    return (box, ph, first, last), row, rows, columns
+    return row, rows, columns
 
 
 @cuda.jit(device=True)
@@ -331,6 +333,16 @@ def write_quad(out, to, hop, there, sums, place):
         for k in range(QUAD):
             if np.uint32(k) < there:
                 out[to + np.uintp(k) * hop] = sums[place + k]
+
+
+@cuda.jit(device=True)
+def write_stack(out, to, strides, there, sums, first, last):
+    """Write the sums of some bins of a stack, the first of which stands at a place."""
+    hop = np.uintp(strides.channel)
+    for i in range(STACK):
+        if first <= i and i <= last:
+            write_quad(out, to, hop, there, sums, i * QUAD)
+        to += np.uintp(strides.row)
 
 
 @cuda.jit(device=True)
@@ -347,11 +359,11 @@ def pool_band(
     height = np.uint32(bins[0])
     number, (part, group) = np.uint32(cuda.blockIdx.y), split(cuda.blockIdx.x, bands.groups)
     band = band_of(number, group, bands, strides, channels, numbers)
-    thread, hop = this_thread()[0], np.uintp(out_strides.channel)
+    thread = this_thread()[0]
     if thread == 0:
         counts[0] = counts[1] = 0
     cuda.syncthreads()
-    pack(features, strides, band, bands.quads, zero)
+    pack(features, strides, band, bands.quads, zero, np.uint32(0))
     pw, place = split(cuda.threadIdx.x, bands.quads)
     quad = quad_of(band, place, strides)
     item = np.uint32(part * bands.share)
@@ -366,15 +378,11 @@ def pool_band(
         cuda.syncthreads()
         there, place = np.uint32(counts[1]), np.uint32(cuda.threadIdx.y)
         while place < there:
-            (box, ph, first_bin, last_bin), row, rows, columns = stack_at(
-                taps, listed, place, pw, height
-            )
-            stack_sums(features, strides, band, quad, taps, row, rows, columns, sums, more, zero)
+            box, ph, first_bin, last_bin = stack_at(listed, place)
+            own = taps_at(taps, box, ph, first_bin, last_bin, pw, height)
+            stack_sums(features, strides, band, quad, taps, *own, sums, more, zero)
             to = element_at(out_strides, start + np.intp(box), quad.channel, ph, pw)
-            for i in range(STACK):
-                if first_bin <= i and i <= last_bin:
-                    write_quad(out, to, hop, quad.there, sums, i * QUAD)
-                to += np.uintp(out_strides.row)
+            write_stack(out, to, out_strides, quad.there, sums, first_bin, last_bin)
             place = np.uint32(place + np.uint32(cuda.blockDim.y))
         if found > bands.room:
             cuda.syncthreads()

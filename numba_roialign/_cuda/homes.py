@@ -23,9 +23,19 @@ from .box_tables import (
     most_taps_of,
     table_of,
 )
-from .indices import split, this_thread
+from .indices import quotient, split, this_thread
 from .launches import bounded
-from .stacks import HALF, LOW, NO_REACH, STACK, joined, write_columns, write_row
+from .stacks import (
+    HALF,
+    LOW,
+    NO_REACH,
+    STACK,
+    bound_place,
+    joined,
+    slots_of,
+    write_columns,
+    write_row,
+)
 
 element_at = cuda.jit(device=True)(_kernels.element_at)
 samples_inside = cuda.jit(device=True)(_taps.samples_inside)
@@ -48,6 +58,7 @@ class Fillers(NamedTuple):
     """The threads that find the taps of an axis. In 32 bits."""
 
     lanes: int  # that share a stack, each some pairs of its slots
+    of_lanes: int  # the reciprocal of that; in 64 bits
     apart: int  # stacks, from one of theirs to the next: how many they find at once
 
 
@@ -67,43 +78,24 @@ class Pair(NamedTuple):
 
 
 @cuda.jit(device=True)
-def product_high(a, b):
-    """Return the upper 32 bits of a product: of a number and 2^32 / n a division by n."""
-    return np.uint32((np.uint64(a) * np.uint64(b)) >> np.uint64(32))
-
-
-@cuda.jit(device=True)
-def sample_at(position, length):
-    """Return whether a sample is in the map, the pixel below it, and how far it lies beyond.
-
-    As `pixel_below`, without a branch and in 32 bits.
-    """
-    T = type(position)
-    is_inside = (position >= T(-1)) & (position <= length)
-    position = min(max(position, T(0)), length - T(1))
-    pixel = np.int32(position)
-    return is_inside, pixel, position - T(pixel)
-
-
-@cuda.jit(device=True)
 def find_pair(axis, p, count, number, weights, next_weights, zero):
     """Find a pair of slots of the stack of `count` bins from `p` on, and their weights in them.
 
-    Samples ascend. Where rounding says otherwise, one that would lie on a row above the last
-    sample's lies at the top of that row. The chain of a sample is what a box waits for: hence no
-    branch, and all integers of 32 bits with a sign, for Numba mixes others to 64.
+    Samples ascend, and where rounding says otherwise, one lies where the last one did. The chain of
+    a sample is what a box waits for: hence no branch, and all integers of 32 bits with a sign, for
+    Numba mixes others to 64.
     """
     T, W = type(axis.start), type(zero)
     samples, length = T(axis.samples) if axis.samples > 0 else T(1), T(axis.length)
     step, part = axis.bin_size / samples, T(1) / samples
-    is_huge = abs(axis.bin_size) > T(axis.length + 2)
+    is_huge, lowest_position = abs(axis.bin_size) > T(axis.length + 2), T(0)
     slot = np.int32(2 * number)
     next_slot, last_slot = np.int32(slot + 1), np.int32(slot + 2)
     bin_of_box, hop = p, np.int32(1)
     if not step > T(0):
         bin_of_box, hop = np.int32(p + count - 1), np.int32(-1)
     rows = first = end = top = np.int32(0)
-    above = highest = lowest = row = next_row = following = np.int32(-1)
+    highest = lowest = row = next_row = following = np.int32(-1)
     for k in range(STACK):
         weights[k] = next_weights[k] = zero
     while count > 0:
@@ -112,42 +104,43 @@ def find_pair(axis, p, count, number, weights, next_weights, zero):
         if is_huge:
             inside = samples_inside(edge, step, axis.samples, axis.length)
             begin, stop = np.int32(inside[0]), np.int32(inside[1])
-        which, weight, next_weight = np.int32(bin_of_box - p), zero, zero
-        is_own, i = which == number, begin if hop > 0 else np.int32(stop - 1)
+        i, weight, next_weight = begin if hop > 0 else np.int32(stop - 1), zero, zero
+        rows_before, highest_before = rows, highest
+        own_top = own_last = np.int32(-1)  # rows, of the first sample of the bin and of the last
         while begin < stop:
+            # As `pixel_below`, but for its branches.
             position = edge + (T(i) + T(0.5)) * step
-            is_inside, here, beyond = sample_at(position, length)
-            beyond = T(0) if here < above else beyond
-            here = max(here, above) if is_inside else above
-            near = W((T(1) - beyond) * part) if is_inside else zero
-            far = W(beyond * part) if is_inside else zero
-            above, below = here, np.int32(here + 1)
-            is_new = here > highest
-            lowest = here if lowest < 0 else lowest
+            is_inside = (position >= T(-1)) & (position <= length)
+            position = max(min(max(position, T(0)), length - T(1)), lowest_position)
+            lowest_position, here = position, np.int32(position)
+            share, beyond = part if is_inside else T(0), position - T(here)
+            near, far, below = W((T(1) - beyond) * share), W(beyond * share), np.int32(here + 1)
+            is_new = is_inside & (here > highest)
             row = here if is_new & (rows == slot) else row
             next_row = here if is_new & (rows == next_slot) else next_row
             following = here if is_new & (rows == last_slot) else following
-            rows, highest = np.int32(rows + np.int32(is_new)), max(here, highest)
-            own_slot = np.int32(rows - 1 - np.int32(highest - here))
-            is_new = (far != 0) & (here == highest)
+            rows, highest = np.int32(rows + np.int32(is_new)), here if is_new else highest
+            has_below = far != 0
+            is_new = has_below & (here == highest)
             row = below if is_new & (rows == slot) else row
             next_row = below if is_new & (rows == next_slot) else next_row
             following = below if is_new & (rows == last_slot) else following
             rows, highest = np.int32(rows + np.int32(is_new)), below if is_new else highest
-            is_own_here = is_own & is_inside
-            starts = is_own_here & (end == 0)
-            first, top = own_slot if starts else first, here if starts else top
-            own_end = np.int32(np.int32(own_slot + 1) + np.int32(far != 0))
-            end = own_end if is_own_here else end
             weight += (near if here == row else zero) + (far if below == row else zero)
-            next_weight += (near if here == next_row else zero) + (
-                far if below == next_row else zero
-            )
+            next_near = near if here == next_row else zero
+            next_weight += next_near + (far if below == next_row else zero)
+            own_top = here if is_inside & (own_top < 0) else own_top
+            own_last = np.int32(here + np.int32(has_below)) if is_inside else own_last
             begin, i = np.int32(begin + 1), np.int32(i + hop)
+        which, is_tapped = np.int32(bin_of_box - p), own_top >= 0
+        lowest = own_top if lowest < 0 else lowest
         for k in range(STACK):
-            is_there = which == np.int32(k)
-            weights[k] = weight if is_there else weights[k]
-            next_weights[k] = next_weight if is_there else next_weights[k]
+            weights[k] = weight if which == np.int32(k) else weights[k]
+            next_weights[k] = next_weight if which == np.int32(k) else next_weights[k]
+        if is_tapped & (which == number):
+            top, end = own_top, np.int32(rows - np.int32(highest - own_last))
+            first = np.int32(rows_before - 1 - np.int32(highest_before - own_top))
+            first = rows_before if own_top > highest_before else first
         count, bin_of_box = np.int32(count - 1), np.int32(bin_of_box + hop)
     return Pair(
         np.uint32(rows), np.uint32(lowest), np.uint32(row), np.uint32(next_row),
@@ -160,14 +153,15 @@ def write_bin(taps, homes, edges, box, is_y, p, start, room, pair, bands):
     """Write the slots of a bin and, of y, the band in which it begins."""
     end = np.uint32(min(pair.end, room))
     first = np.uint32(start + min(pair.first, end))
-    place = np.uint32(box.number * taps.bins + p)
+    place = bound_place(taps, box.number, p)
     if is_y:
-        home = np.uint32(box.image * bands.count + product_high(pair.top, bands.of_row))
-        homes.bins[np.uintp(np.uint32(box.number * box.height + p))] = home
-        if p == 0:
-            edges[0] = home if end > 0 else NO_HOME
-        if p == box.height - 1:
-            edges[1] = home if end > 0 else NO_HOME
+        if homes is not None:
+            home = np.uint32(box.image * bands.count + quotient(pair.top, bands.of_row))
+            homes.bins[np.uintp(np.uint32(box.number * box.height + p))] = home
+            if p == 0:
+                edges[0] = home if end > 0 else NO_HOME
+            if p == box.height - 1:
+                edges[1] = home if end > 0 else NO_HOME
         top = pair.top
         if end == 0:
             top, end = pair.lowest, np.uint32(min(pair.rows, room))
@@ -179,15 +173,18 @@ def write_bin(taps, homes, edges, box, is_y, p, start, room, pair, bands):
 
 
 @cuda.jit(device=True)
-def find_taps(taps, homes, edges, box, is_y, axis, fillers, slots, bands, arrays, zero):
-    """Find and write the taps of a box along an axis: a few threads those of each stack."""
+def find_taps(taps, homes, edges, box, is_y, axis, filler, fillers, slots, bands, arrays, zero):
+    """Find and write the taps of a box along an axis: a few threads those of each stack.
+
+    `filler` is which of them this thread is.
+    """
     weights, next_weights = arrays
     bins, most, capacity, spare = np.uint32(axis.bins), np.uint32(STACK), slots[0], 0
-    origin = np.uint32(box.number * taps.rows_apart)
+    origin, other = slots_of(taps, box.number)
     if not is_y:
-        most, capacity, spare = np.uint32(1), slots[1], AT_ONCE - 1
-        origin = np.uint32(box.number * taps.columns_apart)
-    stack, lane = split(cuda.threadIdx.x, fillers.lanes)
+        most, capacity, spare, origin = np.uint32(1), slots[1], AT_ONCE - 1, other
+    stack = quotient(filler, fillers.of_lanes)
+    lane = np.uint32(filler - stack * fillers.lanes)
     p = np.uint32(stack * most)
     while p < bins and stack < fillers.apart:
         count = np.uint32(min(most, np.uint32(bins - p)))
@@ -260,7 +257,8 @@ def schedule_homes(
         box = Box(row, np.uint32(image), np.uint32(sampling.output_height))
         own = fillers[0] if is_y else fillers[1]
         arrays = weights, next_weights
-        find_taps(taps, homes, edges, box, is_y, axis, own, slots, bands, arrays, zero)
+        filler, how = np.uint32(cuda.threadIdx.x), (own, slots, bands)
+        find_taps(taps, homes, edges, box, is_y, axis, filler, *how, arrays, zero)
     cuda.syncthreads()
     is_valid, kept = states[INVALID] == 0, table_of(tables, row)
     is_left = is_valid and states[LARGE] != 0

@@ -28,7 +28,10 @@ LARGEST_LAUNCH = 1 << 20  # threads; a longer work list goes round in strides
 MOST_BLOCKS = 65535  # blocks along the second and the third axis
 
 # How a number of a type is laid out, in eight bytes.
-CODES = {bool: "?7x", int: "q", np.uint32: "I4x", np.float32: "f4x", float: "d", np.float64: "d"}
+CODES = {
+    bool: "?7x", int: "q", np.uint32: "I4x", np.uint64: "q", np.float32: "f4x", float: "d",
+    np.float64: "d",
+}  # fmt: skip
 
 SHARED_BYTES = 48 << 10  # that any device gives a block
 DECLARED_BYTES = 13 << 10  # of these, at most, that a kernel has without its launch asking for them

@@ -14,7 +14,7 @@ from numba import cuda
 STACK = 3  # bins: their weights and a row are two numbers of 64 bits
 HALF = 16  # bits
 LOW = (1 << HALF) - 1
-MOST_BANDS = MOST_HEIGHT = LOW  # that half a number can tell; slots of a shared table are fewer
+MOST_BANDS = MOST_HEIGHT = MOST_SLOTS = LOW  # that half a number can tell
 NO_REACH = np.uint32(LOW)  # from the last band to the first
 
 
@@ -34,9 +34,14 @@ class Taps(NamedTuple):
     bounds: np.ndarray
     rows: np.ndarray  # two of a slot: the row of the next, and the bits of the weights of a stack
     columns: np.ndarray  # of a slot the pixel and the bits of the weight
-    bins: int  # of a box, along y and x; in 32 bits
-    rows_apart: int  # slots, from one box's to the next's
+    # In 32 bits: bins of a box, along y and x; slots from one box's to the next's; and in which
+    # places of the arrays the first box's begin.
+    bins: int
+    rows_apart: int
     columns_apart: int
+    first_bound: int
+    first_row: int
+    first_column: int
 
 
 @cuda.jit(device=True)
@@ -57,9 +62,21 @@ def halves_of(number):
 
 
 @cuda.jit(device=True)
+def bound_place(taps, box, p):
+    return np.uint32(taps.first_bound + box * taps.bins + p)
+
+
+@cuda.jit(device=True)
+def slots_of(taps, box):
+    """Return the first slot of rows of a box, and that of columns."""
+    rows = np.uint32(taps.first_row + box * taps.rows_apart)
+    return rows, np.uint32(taps.first_column + box * taps.columns_apart)
+
+
+@cuda.jit(device=True)
 def bounds_at(taps, box, p):
     """Return the first slot of a box's bin, and the one after the last."""
-    return parts_of(taps.bounds[np.uintp(np.uint32(box * taps.bins + p))])
+    return parts_of(taps.bounds[np.uintp(bound_place(taps, box, p))])
 
 
 @cuda.jit(device=True)

@@ -10,10 +10,9 @@ import numpy as np
 from .._flat import in_order
 from .._geometry import Convention, Sampling
 from .._kernels import AVERAGE, Strides
-from . import elements, plans
+from . import banded, elements, plans, whole
 from .arrays import check_result, fetch, flat_result, flat_view
 from .average import Average, Case
-from .banded import Banded, suits
 from .boxes import join_boxes, row_of, stack_boxes
 from .gradient import Tiles, schedule_gradient, schedule_winners
 from .indices import narrowed
@@ -87,8 +86,10 @@ def queue_pooling(queue, features, rois, out, argmax, how):
         call = rois, geometry, queue, case
         if not is_last and is_small(case):
             average = Small(*call)
-        elif not is_last and suits(case, source[1]):
-            average = Banded(*call, how.batch_bytes, is_packed)
+        elif not is_last and whole.suits(case, source[1]):
+            average = whole.WholeMaps(*call)
+        elif not is_last and banded.suits(case, source[1]):
+            average = banded.Banded(*call, how.batch_bytes, is_packed)
         else:
             average = Average(*call, how.batch_bytes, is_last, is_packed)
         average.pool(source, target)
