@@ -125,13 +125,14 @@ def schedule_whole(
         ph = np.uint32(stack * STACK)
         last = np.uint32(min(np.uint32(STACK), np.uint32(height - ph)) - 1)
         here, is_valid = images[0, box], images[0, box] != NO_IMAGE and images[1, box] != NO_IMAGE
-        if is_valid and here == image:
+        is_own = here == image if is_valid else image == 0
+        if is_valid and is_own:
             own = taps_at(taps, box, ph, np.uint32(0), last, pw, height)
             stack_sums(features, strides, band, quad, taps, *own, sums, True, zero)
         for i in range(SUMS):
             if not is_valid:
                 sums[i] = zero * type(zero)(math.nan)
-        if (is_valid and here == image) or (not is_valid and image == 0):
+        if is_own:
             to = element_at(out_strides, np.intp(box), quad.channel, ph, pw)
             write_stack(out, to, out_strides, quad.there, sums, np.uint32(0), last)
         place = np.uint32(place + whole.at_once)
