@@ -3,6 +3,7 @@
     python -m bench.constants THREADS=128,256
     python -m bench.constants MOST_RESULTS=262144,0 SECOND=1,1.8 --only "few_*" "small_*" "many_*"
     python -m bench.constants BINS_OF_PIXEL=0.25,1e9  # bands of the map in shared memory, or none
+    python -m bench.constants MOST_BOXES=8,0 --only "few_*"  # a few boxes by whole maps, or not
 
 All is timed in one process, in turn, without checks and without peers: half a minute for a constant
 and all workloads, where time on a device is short. What it says is for choosing; what is published
@@ -43,9 +44,9 @@ def parse(argv=None):
 def use(name, value):
     """Set a constant, and forget what was planned with another."""
     from numba_roialign import _repeats
-    from numba_roialign._cuda import average, banded, plans, small
+    from numba_roialign._cuda import average, banded, plans, small, whole
 
-    owners = [module for module in (average, banded, small) if hasattr(module, name)]
+    owners = [module for module in (average, banded, small, whole) if hasattr(module, name)]
     if len(owners) != 1:
         raise SystemExit(f"there is no constant named {name}, or there are two")
     setattr(owners[0], name, value)

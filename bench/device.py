@@ -34,7 +34,7 @@ PACKAGES = ("numba_roialign", "numba", "numba-cuda", "numpy", "torch", "torchvis
 SANITIZED = "average or gradient or maximum or boxes or kernel or bands or small"
 SHARING = (
     # of those, the kernels whose threads share memory
-    "average or gradient or channels or kernel or bands or small"
+    "average or gradient or channels or kernel or bands or few or small"
 )
 SHOWN_LINES = 32
 

@@ -111,7 +111,7 @@ class Cuda(Target):
             bands.WARP, bands.CHUNK, banded.CHUNK = 4, np.uint32(16), 16
             bands.LISTED = banded.LISTED = 5
             banded.BAND_THREADS, banded.WIDE_THREADS, banded.FILLERS = 12, 12, 3
-            banded.MOST_PARTS = 2
+            banded.MOST_PARTS, banded.MOST_COLOURS = 2, 1
             banded.LEAST_ROWS = banded.BEYOND = 1
             banded.MOST_TAPS, banded.LEAST_OUTPUTS, banded.BINS_OF_PIXEL = 6, 20, 1 / 2
             banded.RESERVED_BYTES = (24 << 10) - 1000  # a band has 62 pixels of four channels

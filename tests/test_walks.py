@@ -294,7 +294,8 @@ def pooled_by(target, rng, patched, monkeypatch):
         expected = reference.roi_align(features, rois, (3, 2), 1.0, sampling)
         if layout == "NHWC":
             features, expected = (np.moveaxis(x, 1, 3).copy() for x in (features, expected))
-        patched(**{"BINS_OF_PIXEL": np.inf, "MOST_RESULTS": 0, **constants})
+        others = {"BINS_OF_PIXEL": np.inf, "MOST_BOXES": 0, "MOST_RESULTS": 0}
+        patched(**{**others, **constants})
         for module in (average, banded, large, small, whole):
             monkeypatch.setattr(module, "configured", noted)
         monkeypatch.setattr(banded, "division_of", noted_division)
@@ -454,7 +455,7 @@ def test_a_wide_box_that_cannot_be_pooled_is_not_left(target, rng, patched, kern
     """Its image or its rows are nowhere: what pools wide boxes would read beside the map."""
     from numba_roialign._cuda.launches import Launch
 
-    patched(**{"BINS_OF_PIXEL": np.inf, "MOST_RESULTS": 0, **constants})
+    patched(**{"BINS_OF_PIXEL": np.inf, "MOST_BOXES": 0, "MOST_RESULTS": 0, **constants})
     shape, nan, inf = (2, 6, 8, 17), np.nan, np.inf
     features, names, make = random_features(rng, shape), [], Launch.make
 
