@@ -17,7 +17,7 @@ from .bands import (
 )
 from .box_tables import capacities, empty_tables
 from .homes import FILLERS, Fillers, schedule_homes
-from .indices import narrowed, reciprocal_of
+from .indices import in_32_bits, narrowed, reciprocal_of
 from .large import pool_large
 from .launches import DECLARED_BYTES, TAKEN_BYTES, configured
 from .lines import HELD
@@ -74,12 +74,6 @@ def pixels_apart(pixels, quads):
     Eight threads load at once, each four of 32 banks.
     """
     return pixels + (EIGHTH // quads - pixels) % EIGHTH
-
-
-def in_32_bits(numbers):
-    """Return a tuple of numbers as a kernel takes them: in 32 bits, but for reciprocals."""
-    kinds = (np.uint64 if isinstance(number, np.uint64) else np.uint32 for number in numbers)
-    return type(numbers)._make(kind(number) for kind, number in zip(kinds, numbers, strict=True))
 
 
 def divisions(case):

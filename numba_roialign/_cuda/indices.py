@@ -25,6 +25,11 @@ def reciprocal_of(size):
     return np.uint64(-(-(1 << 32) // size))
 
 
+def in_32_bits(numbers):
+    """Return a record of numbers as a kernel takes them: in 32 bits, but for reciprocals."""
+    return numbers._make(n if isinstance(n, np.uint64) else np.uint32(n) for n in numbers)
+
+
 @cuda.jit(device=True)
 def quotient(item, reciprocal):
     """Return an item below `MOST_DIVIDED` divided by what `reciprocal_of` was told.

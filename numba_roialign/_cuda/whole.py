@@ -14,7 +14,7 @@ from numba import cuda
 
 from .. import _kernels
 from .average import ceil_div, narrowed_source
-from .banded import fillers_of, in_32_bits, is_packable, pixels_apart
+from .banded import fillers_of, is_packable, pixels_apart
 from .bands import (
     CHUNK,
     QUAD,
@@ -31,7 +31,15 @@ from .bands import (
 )
 from .box_tables import capacities, locate_axis, locate_image
 from .homes import FILLERS, Box, find_taps
-from .indices import MOST_DIVIDED, narrowed, quotient, reciprocal_of, split, this_thread
+from .indices import (
+    MOST_DIVIDED,
+    in_32_bits,
+    narrowed,
+    quotient,
+    reciprocal_of,
+    split,
+    this_thread,
+)
 from .launches import MOST_BLOCKS, TAKEN_BYTES, bounded, configured
 from .stacks import STACK, Taps
 
