@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from bench.simulator import instructions
 from bench.simulator.instructions import NAMES, NUMBER, UnknownInstruction, parse
 from bench.simulator.machine import SimulationError, simulate
-from bench.simulator.state import CYCLES, ISSUED, ISSUES, PASSES, QUEUE_BUSY, Device
+from bench.simulator.state import CYCLES, ISSUED, ISSUED_AT, ISSUES, PASSES, QUEUE_BUSY, Device
 
 from . import reference
 from .conftest import random_features
@@ -273,5 +273,8 @@ def test_machine_code_pools_what_the_reference_does(launches, rng, monkeypatch, 
         assert counts[CYCLES] > Device().block_start
         assert (spent[ISSUES], spent[PASSES]) == (counts[ISSUED], counts[QUEUE_BUSY])
         assert len(outcome.texts) == len(outcome.spent)
+        began = outcome.spent[0]
+        assert Device().block_start <= began[ISSUED_AT] / began[ISSUES] < counts[CYCLES]
+        assert began[ISSUED_AT] / began[ISSUES] < spent[ISSUED_AT] / spent[ISSUES] < counts[CYCLES]
     expected = reference.roi_align(features, rois, (3, 3), 1.0, samples)
     assert_allclose(call.pooled, expected, rtol=0, atol=5e-5)

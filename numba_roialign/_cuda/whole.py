@@ -70,7 +70,7 @@ class Whole(NamedTuple):
 
 
 @cuda.jit(device=True)
-def find_boxes(images, rois, sampling, convention, slots, fillers, taps, whole, zero):
+def find_all_taps(images, rois, sampling, convention, slots, fillers, taps, whole, zero):
     """Find the taps of all boxes by some threads, and for each axis the image of each box.
 
     That is `NO_IMAGE` where it cannot be pooled along this axis.
@@ -88,9 +88,9 @@ def find_boxes(images, rois, sampling, convention, slots, fillers, taps, whole, 
             images[number, box] = NO_IMAGE
         else:
             images[number, box] = image
-            place = Box(box, np.uint32(image), np.uint32(sampling.output_height))
+            here = Box(box, np.uint32(image), np.uint32(sampling.output_height))
             how = filler, own, slots, None
-            find_taps(taps, None, None, place, is_y, axis, *how, (weights, others), zero)
+            find_taps(taps, None, None, here, is_y, axis, *how, (weights, others), zero)
         box = np.uint32(box + at_once)
 
 
@@ -117,7 +117,7 @@ def schedule_whole(
         numbers, np.uint32(0), rows, columns, whole.apart, start, channel, np.uint32(channels)
     )
     if thread < whole.finders:
-        find_boxes(images, rois, sampling, convention, slots, fillers, taps, whole, zero)
+        find_all_taps(images, rois, sampling, convention, slots, fillers, taps, whole, zero)
     else:
         pack(features, strides, band, whole.quads, zero, whole.finders)
     cuda.syncthreads()
