@@ -110,6 +110,7 @@ class Cuda(Target):
             average.WIDE_TAPS, average.SHORT_ROW = 5, 4
             bands.WARP, bands.CHUNK, banded.CHUNK = 4, np.uint32(16), 16
             bands.LISTED = banded.LISTED = 5
+            bands.WIDE_HELD = 4  # taps, fewer than `MOST_TAPS`
             banded.BAND_THREADS, banded.WIDE_THREADS, banded.FILLERS = 12, 12, 3
             banded.MOST_PARTS, banded.MOST_COLOURS = 2, 1
             banded.LEAST_ROWS = banded.BEYOND = 1

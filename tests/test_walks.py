@@ -207,6 +207,8 @@ def test_the_bands_of_a_call(shape, rois, bins, samples, kernel):
     assert bands.rows * width >= CHUNK
     assert bands.groups * bands.quads * banded.QUAD >= channels
     assert bands.stacks * STACK >= bins
+    items = np.arange(int(bands.room) * int(bands.stacks))
+    assert_array_equal(items * int(bands.of_stacks) >> 32, items // bands.stacks)
     assert bands.room * bands.stacks <= LISTED
     assert bands.all == rois
     assert parts * bands.share >= bands.all
@@ -416,6 +418,25 @@ def test_bins_that_share_rows_pool_the_same(target, rng, patched, sampling):
             target.array(features), target.array(rois), (7, 2), 1.0, sampling, aligned=True
         )
     assert launched.called
+    target.assert_matches(found, expected, features, rois)
+
+
+@pytest.mark.only("cuda")
+def test_wide_bins_beyond_their_band_pool_the_same(target, rng, patched):
+    """Bins of as many taps as bands bear, more than a thread holds, in bands of three rows."""
+    from numba_roialign._cuda import banded, bands
+
+    size = banded.MOST_TAPS - 2.6  # of a bin
+    assert size + 1 > bands.WIDE_HELD
+    patched(BINS_OF_PIXEL=0, LEAST_OUTPUTS=0, MOST_RESULTS=0, MOST_BOXES=0)
+    patched(BEYOND=1, rows_of=lambda *_: 3)
+    features, corners = random_features(rng, (1, 6, 24, 48)), rng.uniform(0, 3, (20, 2))
+    rois = np.column_stack([np.zeros(20), corners, corners + np.array([3 * size, 2 * size])])
+    expected = reference.roi_align(features, rois, (2, 3), 1.0, -1)
+    with mock.patch.object(banded, "configured", wraps=banded.configured) as launched:
+        found = roi_align(target.array(features), target.array(rois), (2, 3), 1.0)
+    kernels = [call.args[0] for call in launched.call_args_list]
+    assert kernels == [banded.schedule_homes, bands.schedule_wide_bands]
     target.assert_matches(found, expected, features, rois)
 
 

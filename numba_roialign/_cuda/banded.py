@@ -110,7 +110,7 @@ def divisions(case):
                 apart = pixels_apart(rows * width, quads)
                 bands = Bands(
                     height, width, count, step, reciprocal_of(step), rows, quads, apart, groups,
-                    share, rois, stacks, room,
+                    share, rois, stacks, reciprocal_of(stacks), room,
                 )  # fmt: skip
                 uneven = UNEVEN if count > 2 else PARTED if parts > 1 else 1
                 time = time_of(units * parts, at_once, cost, uneven, TAIL)

@@ -18,7 +18,7 @@ from numba import config, cuda
 
 from .. import _kernels
 from .box_tables import AT_ONCE
-from .indices import split, this_thread
+from .indices import quotient, split, this_thread
 from .launches import bounded
 from .lines import HELD
 from .stacks import NO_REACH, STACK, bounds_at, column_at, halves_of, row_at, slots_of
@@ -30,9 +30,10 @@ WARP = 32  # threads
 PIXELS = 4  # of a quad, that a thread reads at once to pack them
 PACKED = PIXELS * QUAD  # numbers
 CHUNK = np.uint32(PIXELS * WARP)  # pixels, that a warp packs at once
-TAPPED = HELD * QUAD  # numbers, that a thread reads at once to pool
+WIDE_HELD = 6  # taps of a bin however wide, that a thread holds; it reads others for each row
+TAPPED = WIDE_HELD * QUAD  # numbers, that a thread reads at once to pool
 BAND_THREADS = 448  # of a block, at most: 64 times 7 bins; two blocks fit a multiprocessor
-WIDE_THREADS = 384  # with taps that are not held: 80 registers instead of 72
+WIDE_THREADS = 384  # of bins however wide: 80 registers instead of 72
 LISTED = 1024  # boxes, and stacks of their bins, that a block knows of at a time
 LOOKS = 4  # boxes that a thread looks at, at once
 SUMS = STACK * QUAD
@@ -55,6 +56,7 @@ class Bands(NamedTuple):
     share: int  # boxes, of a block
     all: int  # boxes
     stacks: int  # of bins, of a box
+    of_stacks: int  # the reciprocal of that; in 64 bits
     room: int  # boxes, of which a block can list all stacks
 
 
@@ -159,12 +161,34 @@ def pack(features, strides, band, quads, zero, begin):
 
 
 @cuda.jit(device=True)
-def read_taps(band, origin, pixels, place, values):
+def read_packed(band, origin, pixels, place, values):
     """Read `AT_ONCE` taps of a packed row, those from a place on."""
     for t in range(AT_ONCE):
         at = np.uintp(np.uint32(origin + pixels[place + t])) * np.uintp(QUAD)
         for k in range(QUAD):  # one load, since the memory is aligned
             values[(place + t) * QUAD + k] = band.numbers[at + np.uintp(k)]
+
+
+@cuda.jit(device=True)
+def read_beyond(features, strides, origin, there, pixels, place, values):
+    """Read `AT_ONCE` taps of a row of the map, of the channels that there are."""
+    Index, hop = type(strides.channel), np.uintp(strides.channel)
+    for t in range(AT_ONCE):
+        at = origin + np.uintp(Index(strides.column * Index(pixels[place + t])))
+        for k in range(QUAD):
+            values[(place + t) * QUAD + k] = 0
+            if np.uint32(k) < there:
+                values[(place + t) * QUAD + k] = features[at]
+            at += hop
+
+
+@cuda.jit(device=True)
+def read_taps(features, strides, band, quad, origin, is_packed, pixels, place, values):
+    """Read `AT_ONCE` taps of a row that begins at an index of the band, or of the map."""
+    if is_packed:
+        read_packed(band, np.uint32(origin), pixels, place, values)
+    else:
+        read_beyond(features, strides, origin, quad.there, pixels, place, values)
 
 
 @cuda.jit(device=True)
@@ -184,17 +208,26 @@ def hold(taps, first, end, pixels, weights, place):
 
 
 @cuda.jit(device=True)
-def add_beyond(features, origin, strides, there, taps, first, end, line):
-    """Add the taps of a row that is not packed to the sums of a quad."""
-    Index, hop = type(strides.channel), np.uintp(strides.channel)
-    while first < end:
-        pixel, weight = column_at(taps, first)
-        at = origin + np.uintp(Index(strides.column * Index(pixel)))
-        for k in range(QUAD):
-            if np.uint32(k) < there:
-                line[k] += weight * features[at]
-            at += hop
-        first = np.uint32(first + 1)
+def sum_taps(source, quad, row, taps, columns, held, line, more, zero):
+    """Add to `line` the taps of a row, by where it begins and whether it is packed."""
+    others, shares = cuda.local.array(AT_ONCE, np.uint32), cuda.local.array(AT_ONCE, type(zero))
+    values = cuda.local.array(TAPPED, type(zero))
+    (first, end), (pixels, weights) = columns, held
+    # All are read before any is added, where registers suffice: threads wait once for a row.
+    for t in range(0, WIDE_HELD, AT_ONCE):
+        if (more or t < HELD) and np.uint32(first + t) < end:
+            read_taps(*source, quad, *row, pixels, t, values)
+            if more:
+                add_taps(weights, t, values, line)
+    for t in range(0, HELD, AT_ONCE):
+        if not more and np.uint32(first + t) < end:
+            add_taps(weights, t, values, line)
+    column = np.uint32(first + WIDE_HELD)
+    while more and column < end:
+        hold(taps, column, end, others, shares, 0)
+        read_taps(*source, quad, *row, others, 0, values)
+        add_taps(shares, 0, values, line)
+        column = np.uint32(column + AT_ONCE)
 
 
 @cuda.jit(device=True)
@@ -204,31 +237,16 @@ def sum_row(features, strides, band, quad, taps, row, columns, held, line, more,
     `columns` are the slots of their taps, of which the first few are `held`. `more`, whether there
     may be others, is a constant of a kernel.
     """
-    others, shares = cuda.local.array(AT_ONCE, np.uint32), cuda.local.array(AT_ONCE, type(zero))
-    values = cuda.local.array(TAPPED, type(zero))
-    Index, (first, end), (pixels, weights) = type(strides.channel), columns, held
+    Index, source = type(strides.channel), (features, strides, band)
     here = np.uint32(row - band.first)
     for k in range(QUAD):
         line[k] = 0
     if here < band.rows:
-        origin = np.uint32(here * band.width + quad.place)
-        for t in range(0, HELD, AT_ONCE):  # all are read before any is added, if registers suffice
-            if np.uint32(first + t) < end:
-                read_taps(band, origin, pixels, t, values)
-                if more:
-                    add_taps(weights, t, values, line)
-        for t in range(0, HELD, AT_ONCE):
-            if not more and np.uint32(first + t) < end:
-                add_taps(weights, t, values, line)
-        column = np.uint32(first + HELD)
-        while more and column < end:
-            hold(taps, column, end, others, shares, 0)
-            read_taps(band, origin, others, 0, values)
-            add_taps(shares, 0, values, line)
-            column = np.uint32(column + AT_ONCE)
+        origin = np.uintp(np.uint32(here * band.width + quad.place))
+        sum_taps(source, quad, (origin, True), taps, columns, held, line, more, zero)
     else:
         origin = quad.start + np.uintp(Index(strides.row * Index(row)))
-        add_beyond(features, origin, strides, quad.there, taps, first, end, line)
+        sum_taps(source, quad, (origin, False), taps, columns, held, line, more, zero)
 
 
 @cuda.jit(device=True)
@@ -237,12 +255,14 @@ def stack_sums(features, strides, band, quad, taps, row, rows, columns, sums, mo
 
     Of a slot the row is known before it is read, for threads would wait for it.
     """
-    pixels, weights = cuda.local.array(HELD, np.uint32), cuda.local.array(HELD, type(zero))
+    pixels = cuda.local.array(WIDE_HELD, np.uint32)
+    weights = cuda.local.array(WIDE_HELD, type(zero))
     line, (slot, last) = cuda.local.array(QUAD, type(zero)), rows
     for i in range(SUMS):
         sums[i] = 0
-    for t in range(0, HELD, AT_ONCE):
-        hold(taps, np.uint32(columns[0] + t), columns[1], pixels, weights, t)
+    for t in range(0, WIDE_HELD, AT_ONCE):
+        if more or t < HELD:
+            hold(taps, np.uint32(columns[0] + t), columns[1], pixels, weights, t)
     while slot < last and columns[0] < columns[1]:
         following, shares = row_at(taps, slot)
         held = pixels, weights
@@ -286,7 +306,8 @@ def find_stacks(homes, number, boxes, found, bands, height, listed, counts):
     """
     item, threads = this_thread()
     while item < np.uint32(found * bands.stacks):
-        k, stack = split(item, bands.stacks)
+        k = quotient(item, bands.of_stacks)
+        stack = np.uint32(item - k * bands.stacks)
         box, first, last = boxes[k], np.uint32(STACK), np.uint32(0)
         for i in range(STACK):
             ph = np.uint32(stack * STACK + np.uint32(i))
@@ -386,7 +407,7 @@ def pool_band(
             place = np.uint32(place + np.uint32(cuda.blockDim.y))
         if found > bands.room:
             cuda.syncthreads()
-            if thread == 0:
+            if cuda.threadIdx.x == 0 and cuda.threadIdx.y == 0:  # `thread` would be kept for it
                 counts[0] = counts[1] = 0
             cuda.syncthreads()
 
