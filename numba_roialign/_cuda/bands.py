@@ -209,7 +209,10 @@ def hold(taps, first, end, pixels, weights, place):
 
 @cuda.jit(device=True)
 def sum_taps(source, quad, row, taps, columns, held, line, more, zero):
-    """Add to `line` the taps of a row, by where it begins and whether it is packed."""
+    """Add to `line` the taps of a row.
+
+    `row` is where it begins and, as a constant, whether it is packed.
+    """
     others, shares = cuda.local.array(AT_ONCE, np.uint32), cuda.local.array(AT_ONCE, type(zero))
     values = cuda.local.array(TAPPED, type(zero))
     (first, end), (pixels, weights) = columns, held
